@@ -92,7 +92,9 @@ class VerifyingReader:
     Thread safety: one thread at a time.
     """
 
-    def __init__(self, source: Readable, want: Digest | None, size: int | None, name: str = "") -> None:
+    def __init__(
+        self, source: Readable, want: Digest | None, size: int | None, name: str = ""
+    ) -> None:
         self._source, self.want, self.size, self._name = source, want, size, name
         self._hash = hashlib.sha256()
         self.count = 0
@@ -117,7 +119,9 @@ class VerifyingReader:
             pass
         got = Digest("sha256:" + self._hash.hexdigest())
         if self.size is not None and self.count != self.size:
-            raise DigestMismatch(f"{self.size} bytes", f"{self.count} bytes", self.count, source=self._name)
+            raise DigestMismatch(
+                f"{self.size} bytes", f"{self.count} bytes", self.count, source=self._name
+            )
         if self.want is not None and got != self.want:
             raise DigestMismatch(self.want, got, self.count, source=self._name)
         return got

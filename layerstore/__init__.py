@@ -1,0 +1,43 @@
+"""layerstore keeps the disk of many container images down to what is really different between them.
+
+    with layerstore.open("/var/lib/layerstore") as store:
+        report = store.load("image.tar")
+        store.save("python:3.12", "copy.tar")
+
+Layout: `api` is the door; `images` has a module a verb; `ingest` and `emit` are the ways in and out; `store` owns the
+disk; `formats` turns bytes into values and back; `kernels` chooses the native or the pure hot loops.
+"""
+
+from layerstore import errors
+from layerstore.api import LayerStore
+from layerstore.api import open_store as open
+from layerstore.images.checking import ImageDamage, StoreReport
+from layerstore.images.listing import HistoryStep, ImageDetails, ImageSummary, LayerDetails
+from layerstore.images.load import LayerReport, LayerStatus, LoadedImage, LoadReport
+from layerstore.images.naming import RemoveReport
+from layerstore.images.progress import Progress
+from layerstore.images.rootfs import ImportOptions, ImportReport
+from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
+
+__all__ = [
+    "ArchiveKind",
+    "HistoryStep",
+    "ImageDamage",
+    "ImageDetails",
+    "ImageSummary",
+    "ImportOptions",
+    "ImportReport",
+    "LayerDetails",
+    "LayerReport",
+    "LayerStatus",
+    "LayerStore",
+    "LoadReport",
+    "LoadedImage",
+    "Progress",
+    "RemoveReport",
+    "SaveReport",
+    "SavedImage",
+    "StoreReport",
+    "errors",
+    "open",
+]

@@ -1,0 +1,165 @@
+"""The embedding API: `layerstore.open(root)` gives a `LayerStore` with the verbs that people know from Docker.
+
+Every method delegates; what an operation does, and in which order, stands in the module of that operation.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from layerstore import emit
+from layerstore.archives import open_archive
+from layerstore.digest import DiffID, parse_digest
+from layerstore.images import checking, listing, load, naming, rootfs, save
+from layerstore.images.progress import SILENT
+from layerstore.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from layerstore.images.progress import Progress
+
+__all__ = ["LayerStore", "open_store"]
+
+_DEFAULT_IMPORT = rootfs.ImportOptions()
+
+
+def open_store(
+    root: str | os.PathLike[str], *, create: bool = True, read_only: bool = False
+) -> LayerStore:
+    """Open the store in the folder `root`, made first where there is none and `create` holds.
+
+    Raises:
+        NotFound: no store is there, and it is not to be created.
+        FailedPrecondition: the folder holds something else.
+        Unsupported: made by a version of layerstore whose features this one does not know.
+        CorruptStore: the version file or the tables are damaged.
+    """
+    return LayerStore(Store(Path(root), create=create, read_only=read_only))
+
+
+class LayerStore:
+    """A store of container images. Close it, or use it as a context manager.
+
+    Images are named as Docker names them (`python:3.12`, `localhost:5000/app@sha256:…`), or by an ID or a prefix of
+    one. Several processes may use one root at once. After a fork, open it again in the child.
+    Thread safety: all methods, from any thread.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Wrap an open store; `open_store` is the usual way here."""
+        self.store = store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store's files. Iterators that it gave must be finished before."""
+        self.store.close()
+
+    def load(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        keep_blobs: bool = False,
+        platform: str | None = None,
+        name: str | None = None,
+        progress: Progress = SILENT,
+    ) -> load.LoadReport:
+        """Load the images of a docker-archive or an OCI layout: a folder, a file however compressed, or a stream.
+
+        Each image is durable and visible when it is in the report. See `load.LoadOptions` for the arguments.
+
+        Raises: MalformedInput, DigestMismatch: bad input; nothing of that image is visible. StoreFull, NotFound.
+        """
+        opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
+        options = load.LoadOptions(keep_blobs, platform, name)
+        with open_archive(opened, self.store.layout.tmp) as archive:
+            return load.load_archive(self.store, archive, options, progress)
+
+    def save(
+        self,
+        names: str | Sequence[str],
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        kind: save.ArchiveKind = save.ArchiveKind.DOCKER,
+        zstd: bool = False,
+        platform: str | None = None,
+        progress: Progress = SILENT,
+    ) -> save.SaveReport:
+        """Write images to an archive or layout that other tools load. See `save.SaveOptions` for the arguments.
+
+        Raises: NotFound, InvalidArgument, CorruptStore, StoreFull; no file appears then.
+        """
+        opened = Path(target) if isinstance(target, (str, os.PathLike)) else target
+        options = save.SaveOptions(kind, zstd, platform)
+        wanted = [names] if isinstance(names, str) else names
+        return save.save_images(self.store, wanted, opened, options, progress)
+
+    def import_rootfs(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        name: str,
+        options: rootfs.ImportOptions = _DEFAULT_IMPORT,
+        *,
+        progress: Progress = SILENT,
+    ) -> rootfs.ImportReport:
+        """Make an image of one layer from a root filesystem: a tar, however compressed, a stream, or a folder.
+
+        Raises: MalformedInput, InvalidArgument, StoreFull.
+        """
+        opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
+        return rootfs.import_rootfs(self.store, opened, name, options, progress)
+
+    def images(self) -> list[listing.ImageSummary]:
+        """All images, by name; those without a name last."""
+        return listing.list_images(self.store)
+
+    def inspect(self, name: str, *, platform: str | None = None) -> listing.ImageDetails:
+        """One image, its layers, and what each layer shares with the others of the store.
+
+        Raises: NotFound, InvalidArgument.
+        """
+        return listing.inspect_image(self.store, name, platform)
+
+    def history(self, name: str, *, platform: str | None = None) -> list[listing.HistoryStep]:
+        """The build steps of an image, newest first. Raises: NotFound, InvalidArgument."""
+        return listing.history(self.store, name, platform)
+
+    def tag(self, source: str, name: str) -> str:
+        """Give an image one more name; returns the full name. Raises: NotFound, InvalidArgument."""
+        return naming.tag_image(self.store, source, name)
+
+    def remove(self, name: str, *, force: bool = False) -> naming.RemoveReport:
+        """Forget a name, and the image with its last name. Raises: NotFound, FailedPrecondition."""
+        return naming.remove_image(self.store, name, force=force)
+
+    def verify(self, *, progress: Progress = SILENT) -> checking.StoreReport:
+        """Re-hash every reachable chunk, layer and kept blob; damage is in the report, not raised.
+
+        Raises: CorruptStore: the tables themselves cannot be read.
+        """
+        return checking.verify_images(self.store, progress)
+
+    def iter_layer(self, diff_id: str) -> Iterator[bytes]:
+        """The exact tar of a layer, block by block; hashed on its way. Raises: NotFound, CorruptStore."""
+        return emit.iter_layer(self.store, DiffID(parse_digest(diff_id)))
+
+    def iter_blob(self, digest: str) -> Iterator[bytes]:
+        """The exact bytes of a blob that was kept (documents always are). Raises: NotFound, CorruptStore."""
+        return emit.iter_blob(self.store, parse_digest(digest))
+
+    def size_on_disk(self) -> int:
+        """Bytes that the store takes, all files counted, as `du` counts."""
+        return self.store.size_on_disk()

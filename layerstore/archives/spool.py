@@ -1,0 +1,47 @@
+"""A temporary copy on disk of an archive that cannot be read at random: a pipe, or a compressed file.
+
+The copy has no name, so that nothing is left behind whatever happens to the process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+from layerstore.archives.diskfull import naming_full_disk
+from layerstore.archives.member import SharedFile
+from layerstore.errors import MalformedInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from layerstore.digest import Readable
+
+__all__ = ["spool"]
+
+_PIECE = 1 << 20
+
+
+def spool(source: Readable, folder: Path, max_bytes: int, name: str) -> SharedFile:
+    """Copy a stream to an unnamed file in `folder`; its space is free again when the result is closed.
+
+    Raises:
+        StoreFull: no room in `folder`.
+        MalformedInput: more than `max_bytes`, or what the source raises.
+    """
+    with naming_full_disk(folder):
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
+    try:
+        total = 0
+        while data := source.read(_PIECE):
+            total += len(data)
+            if total > max_bytes:
+                raise MalformedInput(f"more than {max_bytes} bytes", source=name)  # noqa: TRY301
+            rest = memoryview(data)
+            with naming_full_disk(folder):
+                while rest:
+                    rest = rest[file.write(rest) :]
+        return SharedFile(file, 0, name)
+    except BaseException:
+        file.close()
+        raise

@@ -1,0 +1,1 @@
+"""Bytes to values and back: tar headers, chunk frames, recipes, OCI documents, decompression. Nothing here does I/O."""

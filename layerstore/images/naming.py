@@ -1,0 +1,89 @@
+"""Names of images: tag, and rmi, which forgets names and the images that have none left.
+
+Removing an image frees no chunk by itself: other images may hold it. What nobody holds is garbage that loading the
+same bytes again makes use of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layerstore.errors import FailedPrecondition, InvalidArgument, NotFound
+from layerstore.images.lookup import find_target, manifests_of, names_by_target
+from layerstore.reference import parse_reference
+
+if TYPE_CHECKING:
+    from layerstore.digest import Digest
+    from layerstore.store.store import Store
+
+__all__ = ["RemoveReport", "remove_image", "tag_image"]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReport:
+    """What `remove_image` did: names forgotten, and manifests of images that are gone with them."""
+
+    untagged: tuple[str, ...]
+    deleted: tuple[Digest, ...]
+
+
+def tag_image(store: Store, source: str, name: str) -> str:
+    """Give an image one more name (taking it from another image, as Docker does); returns the full name.
+
+    Raises: NotFound: `source`. InvalidArgument: `name` is no name, or has a digest.
+    """
+    reference = parse_reference(name)
+    if reference.digest is not None:
+        raise InvalidArgument(f"{name} has a digest; a name to give has only a tag")
+    target = find_target(store, source)
+    with store.write() as txn:
+        store.catalog.put_ref(txn, str(reference), target)
+    return str(reference)
+
+
+def remove_image(store: Store, text: str, *, force: bool = False) -> RemoveReport:
+    """Forget a name; with its last name the image itself. By ID: all its names at once.
+
+    Raises:
+        NotFound: no such image.
+        FailedPrecondition: an ID that several names point to, without `force`.
+    """
+    target = find_target(store, text)
+    names = names_by_target(store).get(target, [])
+    named = _name_in(text, names)
+    untagged = [named] if named else names
+    if not named and len(names) > 1 and not force:
+        raise FailedPrecondition(
+            f"{text} has {len(names)} names ({', '.join(names[:3])}…); remove them one by one, or force"
+        )
+    goes = set(untagged) == set(names)
+    doomed = _only_behind(store, target) if goes else []
+    with store.write() as txn:
+        if {name for name, digest in store.catalog.refs(txn) if digest == target} != set(names):
+            raise FailedPrecondition(f"the names of {text} changed meanwhile; repeat the call")
+        for name in untagged:
+            store.catalog.delete_ref(txn, name)
+        for digest in doomed:
+            store.catalog.delete_image(txn, digest)
+    return RemoveReport(tuple(untagged), tuple(doomed))
+
+
+def _name_in(text: str, names: list[str]) -> str | None:
+    try:
+        full = str(parse_reference(text))
+    except InvalidArgument:
+        return None
+    return full if full in names else None
+
+
+def _only_behind(store: Store, target: Digest) -> list[Digest]:
+    """Images that only this target reaches."""
+    held: set[Digest] = set()
+    for other in names_by_target(store):
+        if other != target:
+            held |= manifests_of(store, other).keys()
+    found = [digest for digest in manifests_of(store, target) if digest not in held]
+    if not found and not held:
+        raise NotFound(f"{target} has no image in this store")
+    return found

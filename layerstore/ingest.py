@@ -1,0 +1,396 @@
+"""Bytes come in: a layer blob to chunks, recipe and tree; a blob kept as it is.
+
+    blob > verify > decompress > verify > split tar > cut + hash > look up > compress new > append > recipe > commit
+
+The first four stages each run ahead in a thread of their own; their hot loops release the GIL, and the queues between
+them are short, so that memory does not depend on the layer's size.
+
+Source: docs/architecture.md, "One image on its way in".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from layerstore.chunking import DEFAULT_PARAMS, ChunkParams, Cuts, cut_spans
+from layerstore.digest import DiffID, Digest, VerifyingReader
+from layerstore.errors import DigestMismatch, MalformedInput
+from layerstore.formats.codecs import Compression, open_decoder
+from layerstore.formats.layertar import entries_of
+from layerstore.formats.recipe import OP, Part, encode_part
+from layerstore.formats.tarsplit import Split, TarSplitter
+from layerstore.store.catalog import LayerRecord, Stretch
+from layerstore.tree import EXTENT, HOLE, Entries, concat_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from layerstore.digest import Readable
+    from layerstore.store.session import WriteSession
+
+__all__ = [
+    "Expected",
+    "IngestReport",
+    "ingest_blob",
+    "ingest_document",
+    "ingest_layer",
+    "verify_layer",
+]
+
+_BLOCK = 4 << 20  # bytes that the stages hand on at once
+_AHEAD = 2  # blocks that a stage may be ahead of the next
+_PART_BYTES = 768 << 10  # about what a part and its literals hold
+_HELD_BYTES = 16 << 20  # parts that wait for their chunk numbers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a blob is said to be; None where nothing was said.
+
+    Attributes:
+        name: how messages call it: a file name, a digest.
+        digest: of the bytes as they are read.
+        size: of the bytes as they are read.
+        diff_id: of the tar inside.
+    """
+
+    name: str
+    digest: Digest | None = None
+    size: int | None = None
+    diff_id: DiffID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one layer brought.
+
+    Attributes:
+        diff_id: of the tar.
+        size: bytes of the tar.
+        entries: members of the tar.
+        chunks: chunk references that are not holes.
+        new_chunks: of those, what the store did not have, its metadata included.
+        new_bytes: encoded bytes written for them.
+        digest: of the blob as it was read.
+    """
+
+    diff_id: DiffID
+    size: int
+    entries: int
+    chunks: int
+    new_chunks: int
+    new_bytes: int
+    digest: Digest
+
+
+def ingest_layer(
+    source: Readable,
+    expected: Expected,
+    compression: Compression,
+    session: WriteSession,
+    *,
+    params: ChunkParams = DEFAULT_PARAMS,
+    progress: Callable[[int], object] = lambda size: None,
+) -> IngestReport:
+    """Store a layer; it is durable and visible when this returns.
+
+    `progress` is called with the bytes of tar that each step has added.
+
+    Raises:
+        MalformedInput: not what it should be; names the blob, the tar entry and the offset in the tar.
+        DigestMismatch: not the bytes that were promised.
+        StoreFull: nothing became visible.
+    """
+    before = session.new_chunks, session.new_bytes
+    wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
+    tar = _Hashed(compression, wire)
+    recipe = _RecipeWriter(session)
+    blocks = _ahead(tar.through(_ahead(_decode(wire, compression, expected))))
+    try:
+        for piece in _ahead(_cut(blocks, params)):
+            numbers = session.put_chunks(
+                piece.data, piece.cuts.lengths, piece.cuts.ids, piece.starts
+            )
+            recipe.add(piece.split, piece.cuts, numbers)
+            progress(len(piece.data))
+    except MalformedInput as error:
+        raise error.within(source=expected.name) from error.__cause__
+    diff_id = tar.diff_id()
+    if expected.diff_id not in (None, diff_id):
+        raise DigestMismatch(str(expected.diff_id), diff_id, tar.size, source=expected.name)
+    recipe.flush()
+    with session.commit() as txn:
+        record = LayerRecord(tar.size, recipe.entries, recipe.stretches(), time.time_ns())
+        session.catalog.put_layer(txn, diff_id, record)
+    return IngestReport(
+        diff_id,
+        tar.size,
+        recipe.entries,
+        recipe.chunks,
+        session.new_chunks - before[0],
+        session.new_bytes - before[1],
+        Digest(wire.finish()),
+    )
+
+
+def verify_layer(source: Readable, expected: Expected, compression: Compression) -> DiffID:
+    """Read a blob whose tar is stored already, to be sure that it is; returns the tar's diff ID.
+
+    Raises: MalformedInput, DigestMismatch: as `ingest_layer`.
+    """
+    wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
+    tar = _Hashed(compression, wire)
+    for _ in tar.through(_ahead(_decode(wire, compression, expected))):
+        pass
+    diff_id = tar.diff_id()
+    if expected.diff_id not in (None, diff_id):
+        raise DigestMismatch(str(expected.diff_id), diff_id, tar.size, source=expected.name)
+    return diff_id
+
+
+def ingest_blob(
+    source: Readable,
+    expected: Expected,
+    session: WriteSession,
+    *,
+    params: ChunkParams = DEFAULT_PARAMS,
+) -> tuple[Stretch, ...]:
+    """Store a blob as it is; returns its stretches, whose chunks are flushed.
+
+    Raises: DigestMismatch: not the bytes that were promised.
+    """
+    wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
+    recipe = _RecipeWriter(session)
+    carry = b""
+    for block in _ahead(_decode(wire, Compression.NONE, expected)):
+        data = carry + block
+        carry = _put_stretch(data, True, session, recipe, params)
+    _put_stretch(carry, False, session, recipe, params)
+    recipe.flush()
+    session.flush()
+    return recipe.stretches()
+
+
+def ingest_document(data: bytes, session: WriteSession) -> Callable[[], tuple[Stretch, ...]]:
+    """Store a small blob (a manifest, a config); call the result for its stretches once the session has flushed."""
+    numbers = session.put_bytes(data)
+    return lambda: (Stretch(tuple(session.numbers_of(numbers).tolist()), ()),)
+
+
+class _Piece(NamedTuple):
+    """A buffer of tar, split and cut."""
+
+    data: bytes
+    split: Split
+    cuts: Cuts
+    starts: npt.NDArray[np.int64]  # of the chunks, in data
+
+
+def _decode(wire: VerifyingReader, compression: Compression, expected: Expected) -> Iterator[bytes]:
+    """Blocks of what is inside a blob; the blob is verified before this ends."""
+    decoder = open_decoder(wire, compression, expected.name)
+    while block := decoder.read(_BLOCK):
+        yield block
+    wire.finish()
+
+
+class _Hashed:
+    """The diff ID of what passes through; for a plain tar the blob's own digest already is it."""
+
+    def __init__(self, compression: Compression, wire: VerifyingReader) -> None:
+        self._wire = wire if compression is Compression.NONE else None
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def through(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            if self._wire is None:
+                self._hash.update(block)
+            self.size += len(block)
+            yield block
+
+    def diff_id(self) -> DiffID:
+        if self._wire is not None:
+            return DiffID(self._wire.finish())
+        return DiffID(Digest("sha256:" + self._hash.hexdigest()))
+
+
+def _cut(blocks: Iterable[bytes], params: ChunkParams) -> Iterator[_Piece]:
+    """Split and cut a tar that comes in blocks; what cannot be decided yet waits for the next block."""
+    splitter = TarSplitter()
+    carry = b""
+    for block in blocks:
+        data = carry + block if carry else block
+        split = splitter.split(data)
+        cuts = cut_spans(data, split.spans, split.is_open, params)
+        uncut = 0
+        if split.is_open:
+            uncut = sum(length for _, length in split.spans) - int(cuts.lengths.sum(dtype="u8"))
+            splitter.give_back(uncut)
+        carry = data[split.used - uncut :]
+        yield _Piece(data, split, cuts, _starts(split.spans, cuts))
+    split = splitter.split(carry)
+    rest = carry[split.used :]
+    splitter.finish(rest)
+    split = split._replace(
+        literals=split.literals + rest, tail_literal=split.tail_literal + len(rest)
+    )
+    cuts = cut_spans(carry, split.spans, False, params)
+    yield _Piece(carry, split, cuts, _starts(split.spans, cuts))
+
+
+def _starts(spans: list[tuple[int, int]], cuts: Cuts) -> npt.NDArray[np.int64]:
+    """Where each chunk starts: chunks of a span follow one another."""
+    before = np.cumsum(cuts.lengths, dtype="i8") - cuts.lengths
+    offsets = np.array([offset for offset, _ in spans], "i8")
+    counts = cuts.counts.astype("i8")
+    firsts = np.concatenate([before, [0]])[np.cumsum(counts) - counts]
+    starts: npt.NDArray[np.int64] = before + np.repeat(offsets - firsts, counts)
+    return starts
+
+
+def _put_stretch(
+    data: bytes, is_open: bool, session: WriteSession, recipe: _RecipeWriter, params: ChunkParams
+) -> bytes:
+    """Cut and store bytes without structure; returns what has to come again."""
+    spans = [(0, len(data))] if data else []
+    cuts = cut_spans(data, spans, is_open, params)
+    numbers = session.put_chunks(data, cuts.lengths, cuts.ids, _starts(spans, cuts))
+    recipe.add(Split(b"", spans, [0] * len(spans), 0, [], is_open, len(data)), cuts, numbers)
+    return data[int(cuts.lengths.sum(dtype="u8")) :]
+
+
+class _RecipeWriter:
+    """Collects what `_cut` finds into parts, and stores a part as soon as its chunks have numbers."""
+
+    def __init__(self, session: WriteSession) -> None:
+        self._session = session
+        self._literals: list[bytes] = []
+        self._ops: list[npt.NDArray[np.void]] = []
+        self._extents: list[npt.NDArray[np.void]] = []
+        self._entries: list[Entries] = []
+        self._weight = 0
+        self._open_literal = 0  # literal bytes that belong to the next op
+        self._held: list[
+            tuple[npt.NDArray[np.uint64], Part]
+        ] = []  # parts, with their literals' numbers
+        self._held_bytes = 0
+        self._stored: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]] = []
+        self.entries = 0
+        self.chunks = 0
+
+    def add(self, split: Split, cuts: Cuts, numbers: npt.NDArray[np.uint64]) -> None:
+        """Add what one buffer held, whose chunks got these numbers or promises."""
+        ops = np.empty(len(cuts.counts), OP)
+        ops["literal"] = split.literal_lengths
+        ops["extents"] = cuts.counts
+        if len(ops):
+            ops["literal"][0] += self._open_literal
+            self._open_literal = 0
+        self._open_literal += split.tail_literal
+        extents = np.empty(len(numbers), EXTENT)
+        extents["number"], extents["length"] = numbers, cuts.lengths
+        entries = entries_of(split.members)
+        self._literals.append(split.literals)
+        self._ops.append(ops)
+        self._extents.append(extents)
+        self._entries.append(entries)
+        self.entries += len(entries)
+        self.chunks += int(np.count_nonzero(numbers != HOLE))
+        self._weight += len(split.literals) + ops.nbytes + extents.nbytes + entries.rows.nbytes
+        self._weight += len(entries.paths) + len(entries.links) + len(entries.extras)
+        if self._weight >= _PART_BYTES:
+            self._close_part()
+        if self._session.group_is_full or self._held_bytes >= _HELD_BYTES:
+            self._session.flush()
+            self._store_held()
+
+    def flush(self) -> None:
+        """Close the last part, and hand all parts to the session, which still has to flush them."""
+        self._close_part()
+        self._session.flush()
+        self._store_held()
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """All stretches, once the session has flushed what `flush` gave it."""
+        number = self._session.numbers_of
+        return tuple(
+            Stretch(tuple(number(literals).tolist()), tuple(number(part).tolist()))
+            for literals, part in self._stored
+        )
+
+    def _close_part(self) -> None:
+        if not self._literals:
+            return
+        if self._open_literal:
+            self._ops.append(np.array([(self._open_literal, 0)], OP))
+            self._open_literal = 0
+        part = Part(
+            np.concatenate(self._ops), np.concatenate(self._extents), concat_entries(self._entries)
+        )
+        if part.length:
+            self._held.append((self._session.put_bytes(b"".join(self._literals)), part))
+            self._held_bytes += self._weight
+        self._literals, self._ops, self._extents, self._entries, self._weight = [], [], [], [], 0
+
+    def _store_held(self) -> None:
+        for literals, part in self._held:
+            part.extents["number"] = self._session.numbers_of(part.extents["number"])
+            self._stored.append((literals, self._session.put_bytes(encode_part(part))))
+        self._held, self._held_bytes = [], 0
+
+
+def _ahead(items: Iterable[T]) -> Iterator[T]:
+    """Run an iterable in a thread, a few items ahead; its errors are raised here, in their turn.
+
+    Closing the iterator, or an error of the consumer, stops the thread and waits for it.
+    """
+    pipe: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def offer(item: T | None, error: BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                pipe.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def run() -> None:
+        source = iter(items)
+        try:
+            for item in source:
+                if not offer(item, None):
+                    return
+            offer(None, StopIteration())
+        except BaseException as error:  # it is raised again in the consumer
+            offer(None, error)
+        finally:
+            if (close := getattr(source, "close", None)) is not None:
+                close()
+
+    thread = threading.Thread(target=run, name="layerstore-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = pipe.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]  # the first of a pair without error is a T
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""All that touches the store's files: layout, tables, chunk file, sessions, reads, checks."""

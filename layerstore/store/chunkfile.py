@@ -1,0 +1,135 @@
+"""The chunk address space: one sparse file, and who may write where in it.
+
+    |frame|frame|fra…  |frame|frame|        (free)      |        (reserved by a session)       |
+    0                                        64 MiB                                          128 MiB
+
+A byte address names a frame for ever; nothing is moved. Writers reserve whole extents in a transaction and fill them
+with pwrite, each its own, so that no lock is held while data is written. The file always ends on a segment border.
+
+    free:      address (u64, big endian) -> length (u64, big endian), on 4 KiB borders, never adjacent to another
+    state:     "file_size" -> bytes the file has, a multiple of 64 MiB
+
+Source: docs/format.md, "Chunk file".
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.store import files
+from layerstore.store.layout import BLOCK, SEGMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from layerstore.store.database import Database, Transaction
+
+__all__ = ["ChunkFile", "Extent"]
+
+_U64 = struct.Struct(">Q")
+_FILE_SIZE = b"file_size"
+_WORTH_REUSING = 1 << 20  # a smaller free extent would cost more reservations than it saves bytes
+
+
+class Extent(NamedTuple):
+    """A range of addresses, half open."""
+
+    start: int
+    end: int
+
+
+class ChunkFile:
+    """The file `chunks` of one store.
+
+    Thread safety: reads and writes from any thread; reservations happen inside the caller's write transaction.
+    """
+
+    def __init__(self, path: Path, database: Database, *, read_only: bool) -> None:
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        self._fd = os.open(path, flags | os.O_CLOEXEC)
+        self._database = database
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes at an address; fewer where the file ends."""
+        return files.pread_exactly(self._fd, length, address)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write into an extent that this session has reserved; durable after `sync`.
+
+        Raises: StoreFull.
+        """
+        with files.no_room("write chunks"):
+            files.pwrite_all(self._fd, data, address)
+
+    def sync(self) -> None:
+        """Make all that was written durable."""
+        with files.no_room("write chunks"):
+            files.fdatasync(self._fd)
+
+    def punch(self, extent: Extent) -> None:
+        """Give the blocks wholly inside a range back to the filesystem."""
+        start, end = -(-extent.start // BLOCK) * BLOCK, extent.end // BLOCK * BLOCK
+        files.punch_hole(self._fd, start, end - start)
+
+    def allocated_bytes(self) -> int:
+        """What the file takes on disk."""
+        return os.fstat(self._fd).st_blocks * 512
+
+    def reserve(self, txn: Transaction) -> Extent:
+        """Take an extent of at most one segment out of the free list, or grow the file by one.
+
+        Raises: StoreFull.
+        """
+        for start, end in self.free_extents(txn):
+            if end - start >= _WORTH_REUSING:
+                self._database.delete(txn, "free", _U64.pack(start))
+                taken = Extent(start, min(end, start + SEGMENT))
+                if taken.end < end:
+                    self._put_free(txn, taken.end, end - taken.end)
+                return taken
+        size = self.size(txn)
+        with files.no_room("grow the chunk file"):
+            os.ftruncate(self._fd, max(size + SEGMENT, os.fstat(self._fd).st_size))
+        self._database.put(txn, "state", _FILE_SIZE, _U64.pack(size + SEGMENT))
+        return Extent(size, size + SEGMENT)
+
+    def release(self, txn: Transaction, extent: Extent) -> None:
+        """Give the blocks wholly behind `extent.start` back to the free list, joined with their free neighbours."""
+        start = -(-extent.start // BLOCK) * BLOCK
+        end = extent.end
+        if start >= end:
+            return
+        cursor = self._database.cursor(txn, "free")
+        if cursor.set_range(_U64.pack(end)) and cursor.key() == _U64.pack(end):
+            end += _U64.unpack(cursor.value())[0]
+            cursor.delete()
+        if cursor.set_range(_U64.pack(start)):
+            found = cursor.prev()
+        else:
+            found = cursor.last()
+        if found:
+            before, length = _U64.unpack(cursor.key())[0], _U64.unpack(cursor.value())[0]
+            if before + length == start:
+                start = before
+        self._put_free(txn, start, end - start)
+
+    def size(self, txn: Transaction) -> int:
+        """The size of the address space."""
+        value = self._database.get(txn, "state", _FILE_SIZE)
+        return int(_U64.unpack(value)[0]) if value else 0
+
+    def free_extents(self, txn: Transaction) -> Iterator[Extent]:
+        """The free list, ascending."""
+        for key, value in self._database.items(txn, "free"):
+            start = _U64.unpack(key)[0]
+            yield Extent(start, start + _U64.unpack(value)[0])
+
+    def _put_free(self, txn: Transaction, start: int, length: int) -> None:
+        self._database.put(txn, "free", _U64.pack(start), _U64.pack(length))

@@ -1,0 +1,136 @@
+"""The durability calls, and the lock: every byte that must survive a crash passes through here.
+
+    replace_file: write a temporary file > fsync it > rename over > fsync the directory
+
+Source: POSIX fsync, rename; Linux fallocate(2), flock(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from layerstore.errors import StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "create_file",
+    "fdatasync",
+    "fsync_directory",
+    "lock_file",
+    "no_room",
+    "pread_exactly",
+    "punch_hole",
+    "pwrite_all",
+    "replace_file",
+]
+
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+@contextmanager
+def no_room(what: str) -> Iterator[None]:
+    """Turn "no space" and "over quota" into StoreFull; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreFull(
+                f"no room to {what}: {error.strerror}; free some space and repeat"
+            ) from error
+        raise
+
+
+def fdatasync(fd: int) -> None:
+    """Make the bytes of a file, and its size, durable."""
+    os.fdatasync(fd)
+
+
+def pwrite_all(fd: int, data: bytes | memoryview, address: int) -> None:
+    """Write all of `data`, however short the kernel's own writes are."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, address)
+        view = view[written:]
+        address += written
+
+
+def pread_exactly(fd: int, length: int, address: int) -> bytes:
+    """Read `length` bytes, or fewer where the file ends."""
+    data = os.pread(fd, length, address)
+    if len(data) == length or not data:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < length and (data := os.pread(fd, length - got, address + got)):
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)
+
+
+def punch_hole(fd: int, address: int, length: int) -> None:
+    """Give a range's blocks back to the filesystem; where it cannot, the range keeps its blocks and nothing is lost."""
+    if length <= 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, address, length) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise OSError(code, os.strerror(code))
+
+
+def create_file(path: Path) -> int:
+    """Create a file that must not exist, durably, and return its descriptor (read and write)."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fsync(fd)
+    fsync_directory(path.parent)
+    return fd
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new contents: after a crash it holds the old ones or the new ones, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        pwrite_all(fd, data, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def lock_file(path: Path, *, create: bool) -> int | None:
+    """Take the exclusive lock of a file without waiting; the descriptor holds it, closing lets go.
+
+    None: somebody holds it, or it does not exist and `create` is false. The kernel lets go when the holder dies.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd

@@ -1,0 +1,113 @@
+"""Chunk ID -> number -> place.
+
+    chunks:  chunk ID (32 bytes)             -> number (u64, big endian)
+    places:  first number (u64, big endian)  -> up to 510 PLACE records of consecutive numbers
+
+Numbers are dense, start at 1 and are never reused; 0 is the hole. Recipes and trees hold numbers, so that they are
+small and numpy can work on whole images at once.
+
+Source: docs/format.md, "Index".
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerstore.errors import CorruptStore
+from layerstore.tree import HOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from layerstore.store.database import Database, Transaction
+
+__all__ = ["PLACE", "ChunkIndex"]
+
+PLACE = np.dtype([("address", "<u8"), ("encoded", "<u4"), ("decoded", "<u4"), ("id", "V32")])
+
+_RUN = 510  # records that fill six LMDB pages with their header
+_NUMBER = struct.Struct(">Q")
+_NEXT_NUMBER = b"next_number"
+
+
+class ChunkIndex:
+    """The index of one store.
+
+    Thread safety: stateless; transactions are the caller's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lookup(self, txn: Transaction, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """The numbers of those chunk IDs that are stored."""
+        found = self._database.cursor(txn, "chunks").getmulti(ids)
+        return {chunk_id: _NUMBER.unpack(number)[0] for chunk_id, number in found}
+
+    def insert(
+        self, txn: Transaction, ids: Sequence[bytes], places: npt.NDArray[np.void]
+    ) -> npt.NDArray[np.uint64]:
+        """Add chunks whose bytes are durable (invariant I1); returns the number of each.
+
+        A chunk that somebody else has added meanwhile keeps its number and place; ours is garbage from here on.
+        `ids` must be distinct.
+        """
+        known = self.lookup(txn, ids)
+        fresh = [position for position, chunk_id in enumerate(ids) if chunk_id not in known]
+        first = int.from_bytes(self._database.get(txn, "state", _NEXT_NUMBER) or b"\1", "big")
+        numbers = np.array([known.get(chunk_id, HOLE) for chunk_id in ids], "u8")
+        numbers[fresh] = np.arange(first, first + len(fresh), dtype="u8")
+        rows = sorted((ids[position], _NUMBER.pack(numbers[position])) for position in fresh)
+        self._database.cursor(txn, "chunks").putmulti(rows)
+        records = places[fresh]
+        for at in range(0, len(records), _RUN):
+            run = records[at : at + _RUN].tobytes()
+            self._database.put(txn, "places", _NUMBER.pack(first + at), run)
+        self._database.put(txn, "state", _NEXT_NUMBER, _NUMBER.pack(first + len(fresh)))
+        return numbers
+
+    def places(self, txn: Transaction, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
+        """Where these chunks lie, in the order asked; numbers may repeat, none may be the hole.
+
+        Raises: CorruptStore: a number has no place.
+        """
+        wanted, inverse = np.unique(numbers, return_inverse=True)
+        found = np.empty(len(wanted), PLACE)
+        cursor = self._database.cursor(txn, "places")
+        at = 0
+        while at < len(wanted):
+            first, run = _run_with(cursor, int(wanted[at]))
+            until = int(np.searchsorted(wanted, first + len(run)))
+            if until == at:
+                raise CorruptStore(f"chunk {int(wanted[at])} has no place; run `layerstore verify`")
+            found[at:until] = run[(wanted[at:until] - np.uint64(first)).astype("i8")]
+            at = until
+        return found[inverse]
+
+    def runs(self, txn: Transaction) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
+        """All places: (first number, PLACE records), ascending."""
+        for key, value in self._database.items(txn, "places"):
+            yield _NUMBER.unpack(key)[0], np.frombuffer(value, PLACE)
+
+    def count(self, txn: Transaction) -> int:
+        """How many numbers were ever given."""
+        value = self._database.get(txn, "state", _NEXT_NUMBER)
+        return int.from_bytes(value, "big") - 1 if value else 0
+
+
+def _run_with(cursor: Any, number: int) -> tuple[int, npt.NDArray[np.void]]:
+    """The run that starts at `number`, or the next one before it."""
+    key = _NUMBER.pack(number)
+    if cursor.set_range(key):
+        found = cursor.key() == key or cursor.prev()
+    else:
+        found = cursor.last()
+    if not found:
+        return 0, np.empty(0, PLACE)
+    first, run = cursor.item()
+    return _NUMBER.unpack(first)[0], np.frombuffer(run, PLACE)

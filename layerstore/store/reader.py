@@ -1,0 +1,190 @@
+"""Verified reads: chunk numbers in, plain bytes out, never wrong ones.
+
+A frame is checked twice: by its own content checksum while it is decoded, and by the chunk ID over the result.
+Reads of neighbouring frames are joined into one, so that what was written together is read together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zstandard
+
+from layerstore import kernels
+from layerstore.errors import CorruptStore
+from layerstore.formats import frame
+from layerstore.formats.recipe import Part, decode_part
+from layerstore.tree import HOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from layerstore.store.catalog import Stretch
+    from layerstore.store.chunkfile import ChunkFile
+    from layerstore.store.database import Database
+    from layerstore.store.index import ChunkIndex
+
+__all__ = ["ChunkReader", "DamagedChunks"]
+
+_MAX_READ = 4 << 20  # encoded bytes in one read
+_MAX_GAP = 64 << 10  # reading over a gap is cheaper than a second read
+_BATCH = 4 << 20  # decoded bytes of a stream in memory at once
+
+
+class DamagedChunks(CorruptStore):
+    """Chunks whose bytes are not what was stored.
+
+    Attributes:
+        numbers: the damaged chunk numbers, ascending.
+    """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = tuple(numbers)
+        some = ", ".join(map(str, self.numbers[:5])) + (", …" if len(self.numbers) > 5 else "")
+        super().__init__(
+            f"chunk {some}: damaged on disk; `layerstore verify` says which images are hit"
+        )
+
+
+class ChunkReader:
+    """Reads of one store.
+
+    Thread safety: all methods, from any thread.
+    """
+
+    def __init__(self, database: Database, index: ChunkIndex, chunkfile: ChunkFile) -> None:
+        self._database, self._index, self._chunkfile = database, index, chunkfile
+
+    def read(self, numbers: npt.NDArray[np.uint64]) -> list[bytes | memoryview]:
+        """The contents of these chunks, in the order asked; none may be the hole. All are in memory at once.
+
+        Raises: DamagedChunks: at least one is not what was stored; all damaged ones are named.
+        """
+        if not len(numbers):
+            return []
+        wanted, inverse = np.unique(numbers, return_inverse=True)
+        with self._database.read() as txn:
+            places = self._index.places(txn, wanted)
+        contents: list[bytes | memoryview] = [b""] * len(wanted)
+        damaged: list[int] = []
+        for group in _neighbours(places):
+            decoded = self._decode(places[group])
+            for position, content in zip(group.tolist(), decoded, strict=True):
+                if content is None:
+                    damaged.append(int(wanted[position]))
+                else:
+                    contents[position] = content
+        if damaged:
+            raise DamagedChunks(sorted(damaged))
+        return [contents[position] for position in inverse.tolist()]
+
+    def join_literals(self, stretch: Stretch) -> bytes:
+        """The literals of a stretch."""
+        return b"".join(self.read(np.array(stretch.literals, "u8")))
+
+    def part(self, stretch: Stretch) -> Part:
+        """The part of a stretch."""
+        return decode_part(b"".join(self.read(np.array(stretch.part, "u8"))))
+
+    def iter_stream(self, stretches: Sequence[Stretch]) -> Iterator[bytes]:
+        """Join a stream from its stretches, in blocks of up to a few MiB; memory is bounded."""
+        for stretch in stretches:
+            literals = self.join_literals(stretch)
+            if stretch.part:
+                yield from self._join(self.part(stretch), literals)
+            else:
+                yield literals
+
+    def _join(self, part: Part, literals: bytes) -> Iterator[bytes]:
+        """Interleave literals and extents, a batch of extents at a time."""
+        limits = _batches(part.extents["length"])
+        contents: list[bytes | memoryview] = []
+        first = limit = extent = at = 0
+        out: list[bytes | memoryview] = []
+        for literal, count in part.ops.tolist():
+            out.append(literals[at : at + literal])
+            at += literal
+            end = extent + count
+            while extent < end:
+                if extent == limit:
+                    yield b"".join(out)
+                    out = []
+                    first, limit = limit, limits.pop()
+                    contents = self._read_extents(part.extents[first:limit])
+                until = min(end, limit)
+                out += contents[extent - first : until - first]
+                extent = until
+        yield b"".join(out)
+
+    def _read_extents(self, extents: npt.NDArray[np.void]) -> list[bytes | memoryview]:
+        numbers, lengths = extents["number"], extents["length"]
+        real = numbers != HOLE
+        contents = iter(self.read(numbers[real]))
+        result: list[bytes | memoryview] = []
+        for is_real, length in zip(real.tolist(), lengths.tolist(), strict=True):
+            content = next(contents) if is_real else bytes(length)
+            if len(content) != length:
+                raise CorruptStore(
+                    f"a chunk has {len(content)} bytes where its recipe says {length}"
+                )
+            result.append(content)
+        return result
+
+    def _decode(self, places: npt.NDArray[np.void]) -> list[bytes | memoryview | None]:
+        """Read and check frames that lie close together; None for a damaged one."""
+        base = int(places["address"][0])
+        end = int(places["address"][-1]) + int(places["encoded"][-1])
+        data = self._chunkfile.read(base, end - base)
+        segments = np.stack([places["address"] - np.uint64(base), places["encoded"]], axis=1)
+        if len(data) == end - base:
+            try:
+                frames = frame.decode_frames(data, segments, places["decoded"])
+            except zstandard.ZstdError:
+                pass
+            else:
+                return _checked(b"".join(frames), places)
+        if len(places) == 1:
+            return [None]
+        return [
+            content for row in range(len(places)) for content in self._decode(places[row : row + 1])
+        ]
+
+
+def _neighbours(places: npt.NDArray[np.void]) -> list[npt.NDArray[np.int64]]:
+    """Positions in groups that are worth one read, each ascending by address."""
+    order = np.argsort(places["address"], kind="stable")
+    starts = places["address"][order].astype("i8")
+    ends = starts + places["encoded"][order]
+    cuts = [0]
+    for position in range(1, len(order)):
+        if (
+            starts[position] - ends[position - 1] > _MAX_GAP
+            or ends[position] - starts[cuts[-1]] > _MAX_READ
+        ):
+            cuts.append(position)
+    return [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True)]
+
+
+def _batches(lengths: npt.NDArray[np.uint32]) -> list[int]:
+    """Where batches of extents end, last first: a batch decodes to about _BATCH bytes."""
+    batch = np.cumsum(lengths, dtype="u8") // np.uint64(_BATCH)
+    ends = np.flatnonzero(np.diff(batch)) + 1
+    return [len(lengths), *ends[::-1].tolist()]
+
+
+def _checked(data: bytes, places: npt.NDArray[np.void]) -> list[bytes | memoryview | None]:
+    """Cut joined contents into chunks, and compare each with its ID."""
+    lengths = places["decoded"].astype("u8")
+    ends = np.cumsum(lengths)
+    spans = np.stack([ends - lengths, lengths], axis=1).astype("<u8").tobytes()
+    got = np.frombuffer(kernels.hash_many(data, spans), "V32")
+    view = memoryview(data)
+    return [
+        view[end - length : end] if right else None
+        for end, length, right in zip(
+            ends.tolist(), lengths.tolist(), (got == places["id"]).tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,374 @@
+"""One writer's transaction: chunks, layers, blobs and images go in, and become visible in order.
+
+    put_chunks …  > flush: fdatasync(chunks) > LMDB commit of the index rows > numbers are known
+                    commit: the same, and the caller's catalog records in the same LMDB commit
+
+A chunk is durable before anybody can see its row (I1), a record is committed no earlier than the rows it needs (I2,
+I3). A session reserves whole extents of the chunk file and fills its own; its lock file says that it lives, so that
+the extents of a dead one can be taken back by `reclaim_dead_sessions`.
+
+    sessions:  session number (u64, big endian) -> {"extents": [[start, end, used until], …]}
+
+Source: docs/durability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from layerstore import kernels
+from layerstore.chunking import HOLE_ID
+from layerstore.errors import Busy, FailedPrecondition, LayerstoreError
+from layerstore.formats import frame
+from layerstore.store import files
+from layerstore.store.chunkfile import ChunkFile, Extent
+from layerstore.store.index import PLACE
+from layerstore.tree import HOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from layerstore.store.catalog import Catalog
+    from layerstore.store.database import Database, Transaction
+    from layerstore.store.index import ChunkIndex
+    from layerstore.store.layout import Layout
+
+__all__ = ["GROUP_BYTES", "WriteSession", "reclaim_dead_sessions"]
+
+GROUP_BYTES = 64 << 20  # encoded bytes between two commits
+_GROUP_CHUNKS = 1 << 16  # rows between two commits
+_SYNC_EVERY = (
+    8 << 20
+)  # encoded bytes after which writing back starts, so that the commit does not wait for all
+_PIECE = frame.MAX_DECODED  # metadata is cut at this length, without looking at it
+
+_PENDING = np.uint64(1 << 63)  # a chunk number that the next flush will give
+_KEY = struct.Struct(">Q")
+_NEXT_SESSION = b"next_session"
+
+
+@dataclass(slots=True)
+class _Reserved:
+    """An extent of ours: frames up to `used`, of which those up to `committed` have rows."""
+
+    start: int
+    end: int
+    used: int
+    committed: int
+
+
+class WriteSession:
+    """A write transaction on a store; leaving it without `commit` undoes what was not flushed.
+
+    What was flushed without a record that reaches it is garbage that the next ingest of the same bytes uses again.
+    After an error of the disk (EIO) a session only closes: the kernel reports it once, and the pages may be gone.
+    Thread safety: one thread at a time.
+    """
+
+    def __init__(
+        self, layout: Layout, database: Database, index: ChunkIndex, catalog: Catalog
+    ) -> None:
+        self.catalog = catalog
+        self._layout, self._database, self._index = layout, database, index
+        # A file description of our own: the kernel reports a failed write-back once to each of them.
+        self._chunkfile = ChunkFile(layout.chunks, database, read_only=False)
+        self._encoder = frame.FrameEncoder(threads=min(os.cpu_count() or 1, 4))
+        self._write_back = _WriteBack(self._chunkfile)
+        self._pending: dict[
+            bytes, int
+        ] = {}  # chunk ID -> position among all chunks that were new to us
+        self._places: list[npt.NDArray[np.void]] = []  # of the pending chunks
+        self._numbers = np.empty(0, "u8")  # of all chunks that were new to us, as far as flushed
+        self._reserved: list[_Reserved] = []
+        self._group_bytes = 0
+        self._id = 0
+        self._lock: int | None = None
+        self._failed: BaseException | None = None
+        self.new_chunks = 0
+        self.new_bytes = 0  # encoded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def put_chunks(
+        self,
+        data: bytes,
+        lengths: npt.NDArray[np.uint32],
+        ids: bytes,
+        starts: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.uint64]:
+        """Store the chunks of `data` that are new; returns the number of each, or a promise of it.
+
+        Promises are made numbers by `numbers_of`, after `flush`. Holes get the number of the hole.
+
+        Raises: StoreFull: nothing of this call counts; the session can still be closed in order.
+        """
+        keys = [ids[at : at + 32] for at in range(0, len(ids), 32)]
+        with self._database.read() as txn:
+            known = self._index.lookup(txn, keys)
+        known[HOLE_ID] = HOLE
+        promised = len(self._numbers)
+        numbers, fresh = [], []
+        for position, key in enumerate(keys):
+            number = known.get(key)
+            if number is None:
+                pending = self._pending.get(key)
+                if pending is None:
+                    pending = self._pending[key] = promised + len(self._pending)
+                    fresh.append(position)
+                number = pending | (1 << 63)
+            numbers.append(number)
+        if fresh:
+            try:
+                self._append(data, lengths, starts, keys, fresh)
+            except BaseException:
+                for position in fresh:
+                    del self._pending[keys[position]]
+                raise
+        return np.array(numbers, "u8")
+
+    def put_bytes(self, data: bytes) -> npt.NDArray[np.uint64]:
+        """Store bytes that are looked at as a whole (metadata, documents), cut at fixed lengths."""
+        starts = np.arange(0, len(data), _PIECE, dtype="i8")
+        lengths = np.minimum(len(data) - starts, _PIECE).astype("u4")
+        spans = np.stack([starts, lengths], axis=1).astype("<u8").tobytes()
+        return self.put_chunks(data, lengths, kernels.hash_many(data, spans), starts)
+
+    @property
+    def group_is_full(self) -> bool:
+        """Whether enough is pending for a `flush` to pay."""
+        return self._group_bytes >= GROUP_BYTES or len(self._pending) >= _GROUP_CHUNKS
+
+    def flush(self) -> None:
+        """Make the pending chunks durable and visible, so that their numbers are known."""
+        with self._group():
+            pass
+
+    @contextmanager
+    def commit(self) -> Iterator[Transaction]:
+        """Flush, and commit the records that the block puts into the catalog with the same transaction.
+
+        Inside the block `numbers_of` knows every chunk.
+
+            with session.commit() as txn:
+                session.catalog.put_layer(txn, diff_id, record)
+        """
+        with self._group() as txn:
+            yield txn
+
+    def numbers_of(self, promises: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """The chunk numbers behind what `put_chunks` returned, once flushed."""
+        numbers = promises.copy()
+        is_promise = promises >= _PENDING
+        numbers[is_promise] = self._numbers[(promises[is_promise] ^ _PENDING).astype("i8")]
+        return numbers
+
+    def close(self) -> None:
+        """Drop what was not flushed and give the unused space back; the session cannot be used again."""
+        self._write_back.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            try:
+                tails = [Extent(ours.committed, ours.end) for ours in self._reserved]
+                _give_back(self._database, self._chunkfile, self._id, tails)
+                self._layout.session_lock(self._id).unlink(missing_ok=True)
+            finally:
+                os.close(lock)
+        self._chunkfile.close()
+
+    def _append(
+        self,
+        data: bytes,
+        lengths: npt.NDArray[np.uint32],
+        starts: npt.NDArray[np.int64],
+        keys: Sequence[bytes],
+        fresh: Sequence[int],
+    ) -> None:
+        """Encode chunks and write the frames one behind another into our extents."""
+        view = memoryview(data)
+        sizes = lengths[fresh].tolist()
+        chunks = [
+            view[start : start + size]
+            for start, size in zip(starts[fresh].tolist(), sizes, strict=True)
+        ]
+        frames = self._encoder.encode(chunks)
+        places = np.empty(len(frames), PLACE)
+        places["encoded"] = list(map(len, frames))
+        places["decoded"] = sizes
+        places["id"] = np.frombuffer(b"".join([keys[position] for position in fresh]), "V32")
+        at = 0
+        while at < len(frames):
+            ends = np.cumsum(places["encoded"][at:], dtype="i8")
+            ours = self._with_room(int(ends[0]))
+            count = int(np.searchsorted(ends, ours.end - ours.used, side="right"))
+            until = at + count
+            places["address"][at:until] = ours.used + ends[:count] - places["encoded"][at:until]
+            self._chunkfile.write(ours.used, b"".join(frames[at:until]))
+            ours.used += int(ends[count - 1])
+            at = until
+        self._places.append(places)
+        encoded = int(places["encoded"].sum(dtype="u8"))
+        self._group_bytes += encoded
+        self.new_chunks += len(frames)
+        self.new_bytes += encoded
+        self._write_back.wrote(encoded)
+
+    def _with_room(self, length: int) -> _Reserved:
+        """Our last extent, or a new one where that has no room for a frame."""
+        if not self._reserved or self._reserved[-1].used + length > self._reserved[-1].end:
+            if self._lock is None:
+                self._register()
+            with self._database.write() as txn:
+                extent = self._chunkfile.reserve(txn)
+                self._record(txn, [*self._reserved, _Reserved(*extent, extent.start, extent.start)])
+            self._reserved.append(_Reserved(*extent, extent.start, extent.start))
+        return self._reserved[-1]
+
+    def _register(self) -> None:
+        """Take a number, and the lock that says we live, before anything is reserved under it."""
+        with self._database.write() as txn:
+            self._id = int.from_bytes(
+                self._database.get(txn, "state", _NEXT_SESSION) or b"\1", "big"
+            )
+            self._database.put(txn, "state", _NEXT_SESSION, _KEY.pack(self._id + 1))
+        self._lock = files.lock_file(self._layout.session_lock(self._id), create=True)
+        if self._lock is None:
+            raise Busy(f"{self._layout.session_lock(self._id)} is locked; repeat the call")
+
+    @contextmanager
+    def _group(self) -> Iterator[Transaction]:
+        """The one durable commit point: bytes, then rows, then what the caller adds."""
+        ids, before = list(self._pending), self._numbers
+        if ids:
+            self._sync()
+        try:
+            with self._database.write() as txn:
+                if ids:
+                    numbers = self._index.insert(txn, ids, np.concatenate(self._places))
+                    self._record(
+                        txn, [replace(ours, committed=ours.used) for ours in self._reserved]
+                    )
+                    self._numbers = np.concatenate([before, numbers])
+                yield txn
+        except BaseException:
+            self._numbers = before
+            raise
+        for ours in self._reserved:
+            ours.committed = ours.used
+        self._pending, self._places, self._group_bytes = {}, [], 0
+
+    def _sync(self) -> None:
+        try:
+            if self._failed is None:
+                self._write_back.wait()
+                self._chunkfile.sync()
+        except BaseException as error:
+            self._failed = error
+            raise
+        if self._failed is not None:
+            raise FailedPrecondition(
+                "the disk failed in this session; begin a new one"
+            ) from self._failed
+
+    def _record(self, txn: Transaction, reserved: Sequence[_Reserved]) -> None:
+        """Write down what we have reserved, and how much of it holds committed chunks."""
+        rows = [[ours.start, ours.end, ours.committed] for ours in reserved]
+        document = json.dumps({"extents": rows}).encode()
+        self._database.put(txn, "sessions", _KEY.pack(self._id), document)
+
+
+class _WriteBack:
+    """Starts fdatasync behind the writer's back, so that little is left to wait for at the commit."""
+
+    def __init__(self, chunkfile: ChunkFile) -> None:
+        self._chunkfile = chunkfile
+        self._unsynced = 0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def wrote(self, length: int) -> None:
+        """Count bytes; from time to time, start syncing."""
+        self._unsynced += length
+        if self._unsynced >= _SYNC_EVERY and (self._thread is None or not self._thread.is_alive()):
+            self._unsynced = 0
+            self._thread = threading.Thread(target=self._sync, name="layerstore-sync")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for a sync that runs; raises what any sync since the start has met."""
+        self.close()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Wait for a sync that runs."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _sync(self) -> None:
+        try:
+            self._chunkfile.sync()
+        except (
+            OSError,
+            LayerstoreError,
+        ) as error:  # the kernel says it once: keep it for the commit
+            self._error = error
+
+
+def reclaim_dead_sessions(layout: Layout, database: Database, chunkfile: ChunkFile) -> int:
+    """Take back what sessions had reserved that died without `close`; returns how many there were.
+
+    Whoever holds a session's lock file owns its extents, so two processes cannot reclaim the same one, and nobody
+    can punch a range that has a new owner.
+    """
+    with database.read() as txn:
+        sessions = [_KEY.unpack(key)[0] for key, _ in database.items(txn, "sessions")]
+    reclaimed = 0
+    for session in sessions:
+        path = layout.session_lock(session)
+        lock = files.lock_file(path, create=True)
+        if lock is None:
+            continue
+        try:
+            with database.read() as txn:
+                data = database.get(txn, "sessions", _KEY.pack(session))
+            if data is not None:
+                tails = [Extent(used, end) for _, end, used in json.loads(data)["extents"]]
+                _give_back(database, chunkfile, session, tails)
+                reclaimed += 1
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+    return reclaimed
+
+
+def _give_back(
+    database: Database, chunkfile: ChunkFile, session: int, tails: Sequence[Extent]
+) -> None:
+    """End a session whose lock we hold: what it did not commit is punched first, then free."""
+    for tail in tails:
+        chunkfile.punch(tail)
+    with database.write() as txn:
+        database.delete(txn, "sessions", _KEY.pack(session))
+        for tail in tails:
+            chunkfile.release(txn, tail)

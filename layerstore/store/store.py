@@ -1,0 +1,106 @@
+"""`Store`: opens a root, and hands out sessions, readers and snapshots of the catalog."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from layerstore.errors import FailedPrecondition
+from layerstore.store.catalog import Catalog
+from layerstore.store.chunkfile import ChunkFile
+from layerstore.store.database import Database
+from layerstore.store.index import ChunkIndex
+from layerstore.store.layout import Layout
+from layerstore.store.reader import ChunkReader
+from layerstore.store.session import WriteSession, reclaim_dead_sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from layerstore.store.database import Transaction
+
+__all__ = ["Store"]
+
+
+class Store:
+    """A store on disk. Close it, or use it as a context manager.
+
+    Several processes may read and write one store at once. A process that forks opens it again in the child.
+    Thread safety: all methods, from any thread; a session belongs to one thread at a time.
+    """
+
+    def __init__(self, root: Path, *, create: bool, read_only: bool = False) -> None:
+        """Open the store at `root`, made first if `create` and nothing is there.
+
+        Raises:
+            NotFound: no store is there, and it is not to be created.
+            FailedPrecondition: the folder holds something else.
+            Unsupported: it was made by a version with features that this one does not know.
+            CorruptStore: FORMAT or the tables are damaged.
+        """
+        self.layout = Layout(root)
+        if create and not read_only and not self.layout.format.exists():
+            self.layout.create()
+        self.read_only = not self.layout.check() or read_only
+        self.database = Database.open(self.layout.meta, read_only=self.read_only)
+        self.catalog = Catalog(self.database)
+        self.index = ChunkIndex(self.database)
+        self.chunkfile = ChunkFile(self.layout.chunks, self.database, read_only=self.read_only)
+        self.reader = ChunkReader(self.database, self.index, self.chunkfile)
+        if not self.read_only:
+            reclaim_dead_sessions(self.layout, self.database, self.chunkfile)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close files; sessions must be closed before."""
+        self.chunkfile.close()
+        self.database.close()
+
+    def begin(self) -> WriteSession:
+        """Begin a write session.
+
+        Raises: FailedPrecondition: the store is open for reading only.
+        """
+        self._need_write()
+        return WriteSession(self.layout, self.database, self.index, self.catalog)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A snapshot of the catalog. Keep it short."""
+        with self.database.read() as txn:
+            yield txn
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A change of the catalog alone (names), durable when the block ends.
+
+        Raises: FailedPrecondition: the store is open for reading only.
+        """
+        self._need_write()
+        with self.database.write() as txn:
+            yield txn
+
+    def size_on_disk(self) -> int:
+        """Bytes that all of the store's files take, as `du` counts."""
+        total = 0
+        for folder, _, names in os.walk(self.layout.root):
+            for name in names:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hot for big stores
+        return total
+
+    def _need_write(self) -> None:
+        if self.read_only:
+            raise FailedPrecondition(f"{self.layout.root} is open for reading only")
