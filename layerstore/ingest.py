@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _BLOCK = 4 << 20  # bytes that the stages hand on at once
-_AHEAD = 2  # blocks that a stage may be ahead of the next
+_AHEAD = 3  # blocks that a stage may be ahead of the next
 _PART_BYTES = 768 << 10  # about what a part and its literals hold
 _HELD_BYTES = 16 << 20  # parts that wait for their chunk numbers
 
@@ -200,9 +200,17 @@ class _Piece(NamedTuple):
 def _decode(wire: VerifyingReader, compression: Compression, expected: Expected) -> Iterator[bytes]:
     """Blocks of what is inside a blob; the blob is verified before this ends."""
     decoder = open_decoder(wire, compression, expected.name)
-    while block := decoder.read(_BLOCK):
-        yield block
+    parts: list[bytes] = []
+    size = 0
+    while part := decoder.read(_BLOCK - size):
+        parts.append(part)
+        size += len(part)
+        if size == _BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
     wire.finish()
+    if parts:
+        yield b"".join(parts)
 
 
 class _Hashed:
