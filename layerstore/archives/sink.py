@@ -25,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from layerstore.archives.diskfull import naming_full_disk
 from layerstore.errors import AlreadyExists, InvalidArgument
+from layerstore.store.files import no_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +100,7 @@ class TarSink:
         _check_name(name)
         if name in self._names:
             return
-        with naming_full_disk(self._what):
+        with no_room(f"write {self._what}"):
             for parent in reversed(Path(name).parents[:-1]):
                 folder = parent.as_posix() + "/"
                 if folder not in self._names:
@@ -114,7 +114,7 @@ class TarSink:
 
     def commit(self) -> None:
         """Write the end marker; for a path, make the tar durable and put it in place."""
-        with naming_full_disk(self._what):
+        with no_room(f"write {self._what}"):
             self._write(b"\0" * (2 * _BLOCK))
             self._stream.flush()
             if self._target is not None and self._building is not None:
@@ -180,7 +180,7 @@ class FolderSink:
         if self.index is not None and _is_whole_blob(self._target / name):
             return
         path = self._building / name
-        with naming_full_disk(self._target):
+        with no_room(f"write {self._target}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 for block in _exactly(name, size, blocks):
@@ -193,7 +193,7 @@ class FolderSink:
         """Put everything in place, durably."""
         if self._building is None:
             return
-        with naming_full_disk(self._target):
+        with no_room(f"write {self._target}"):
             for folder, _, _ in os.walk(self._building):
                 _sync_folder(Path(folder))
             if self.index is None:

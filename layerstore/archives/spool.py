@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING
 
-from layerstore.archives.diskfull import naming_full_disk
 from layerstore.archives.member import SharedFile
 from layerstore.errors import MalformedInput
+from layerstore.store.files import no_room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def spool(source: Readable, folder: Path, max_bytes: int, name: str) -> SharedFi
         StoreFull: no room in `folder`.
         MalformedInput: more than `max_bytes`, or what the source raises.
     """
-    with naming_full_disk(folder):
+    with no_room(f"write {folder}"):
         file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
     try:
         total = 0
@@ -38,7 +38,7 @@ def spool(source: Readable, folder: Path, max_bytes: int, name: str) -> SharedFi
             if total > max_bytes:
                 raise MalformedInput(f"more than {max_bytes} bytes", source=name)  # noqa: TRY301
             rest = memoryview(data)
-            with naming_full_disk(folder):
+            with no_room(f"write {folder}"):
                 while rest:
                     rest = rest[file.write(rest) :]
         return SharedFile(file, 0, name)

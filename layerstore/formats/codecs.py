@@ -176,6 +176,7 @@ class _Members(_Counting):
     """
 
     _KIND = ""
+    _MAGIC = b""
     _ERRORS: ClassVar[tuple[type[Exception], ...]] = ()
 
     def __init__(self, source: Readable, name: str) -> None:
@@ -209,9 +210,26 @@ class _Members(_Counting):
                 self.produced += len(out)
                 return out
 
-    def _next(self) -> _Inflater | None:
-        """Begin the next member, or say with None that the stream ended well."""
+    def _begin(self) -> _Inflater:
+        """Begin a member at the current position; its magic was seen."""
         raise NotImplementedError
+
+    def _may_pad(self, zeros: int, *, at_end: bool) -> bool:
+        """Whether zeros may stand behind a member."""
+        raise NotImplementedError
+
+    def _next(self) -> _Inflater | None:
+        zeros = self._skip_zeros() if self._members else 0
+        more = self._fill()
+        if not more and not self._members:
+            raise self._truncated()
+        if zeros and not self._may_pad(zeros, at_end=not more):
+            raise self._misplaced(self._position() - zeros)
+        if not more:
+            return None
+        if not self._MAGIC.startswith(self._block[self._at : self._at + len(self._MAGIC)]):
+            raise self._misplaced(self._position())
+        return self._begin()
 
     def _position(self) -> int:
         return self.consumed - (len(self._block) - self._at)
@@ -244,27 +262,24 @@ class _Members(_Counting):
                 break
         return self._position() - start
 
-    def _trailing(self) -> MalformedInput:
-        return self._bad(f"bytes behind the end of the {self._KIND} data", self._position())
+    def _misplaced(self, offset: int) -> MalformedInput:
+        return self._bad(_misplaced(self._KIND, self._members), offset)
 
 
 class _Gzip(_Members):
     """Headers are read here: isal 1.9 fails on one with a header CRC that is not all in the first input."""
 
     _KIND = "gzip"
+    _MAGIC = b"\x1f\x8b"
     _ERRORS: ClassVar[tuple[type[Exception], ...]] = (
         cast("type[Exception]", igzip_lib.IsalError),  # its stub calls the class an instance
     )
 
-    def _next(self) -> _Inflater | None:
-        # GNU gzip takes zeros behind the last member as tape padding, and nothing else.
-        padding = self._skip_zeros() if self._members else 0
-        if not self._fill():
-            if not self._members:
-                raise self._truncated()
-            return None
-        if padding:
-            raise self._trailing()
+    def _may_pad(self, zeros: int, *, at_end: bool) -> bool:
+        # As GNU gzip: padding up to a tape block behind all members.
+        return at_end
+
+    def _begin(self) -> _Inflater:
         window = 64
         while (size := self._header_size(window)) is None:
             if window > _MAX_GZIP_HEADER:
@@ -287,12 +302,6 @@ class _Gzip(_Members):
     def _header_size(self, window: int) -> int | None:
         """Bytes of the header at the current position, None when it does not end within the window."""
         head = self._block[self._at : self._at + window]
-        if not b"\x1f\x8b".startswith(head[:2]):
-            raise (
-                self._bad("not a gzip header", self._position())
-                if not self._members
-                else self._trailing()
-            )
         if len(head) < 10:
             return None
         if head[2] != 8 or head[3] & _RESERVED:
@@ -318,28 +327,25 @@ class _Gzip(_Members):
 
 class _Xz(_Members):
     _KIND = "xz"
+    _MAGIC = b"\xfd7zXZ\0"
     _ERRORS: ClassVar[tuple[type[Exception], ...]] = (lzma.LZMAError,)
 
-    def _next(self) -> _Inflater | None:
-        padding = self._skip_zeros() if self._members else 0
-        if padding % 4:
-            raise self._trailing()
-        if not self._fill():
-            if not self._members:
-                raise self._truncated()
-            return None
+    def _may_pad(self, zeros: int, *, at_end: bool) -> bool:
+        return zeros % 4 == 0
+
+    def _begin(self) -> _Inflater:
         return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
 class _Bzip2(_Members):
     _KIND = "bzip2"
+    _MAGIC = b"BZh"
     _ERRORS: ClassVar[tuple[type[Exception], ...]] = (OSError, ValueError)
 
-    def _next(self) -> _Inflater | None:
-        if not self._fill():
-            if not self._members:
-                raise self._truncated()
-            return None
+    def _may_pad(self, zeros: int, *, at_end: bool) -> bool:
+        return False
+
+    def _begin(self) -> _Inflater:
         return bz2.BZ2Decompressor()
 
 
@@ -347,7 +353,7 @@ class _Zstd:
     """libzstd's stream reader behind a walk over the frames: the reader takes a truncated stream for a whole one."""
 
     def __init__(self, source: Readable, name: str) -> None:
-        self._frames, self._name = _Frames(source, name), name
+        self._frames = _Frames(source, name)
         self.produced = 0
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         self._reader = decompressor.stream_reader(
@@ -365,9 +371,7 @@ class _Zstd:
         try:
             data = self._reader.read(min(size, _MAX_OUTPUT)) if size > 0 else b""
         except zstandard.ZstdError as error:
-            raise MalformedInput(
-                f"broken zstd data: {error}", source=self._name, offset=self.consumed
-            ) from None
+            raise self._frames.blame(error) from None
         self.produced += len(data)
         return data
 
@@ -395,9 +399,14 @@ class _Frames(_Counting):
         if not data and (not start or self._skip or self._head or self._next != self._magic):
             raise self._bad("truncated zstd data")
         if (wrong := self._step(data)) is not None:
-            what = "bytes behind the end of the zstd data" if self._count else "not a zstd frame"
-            raise self._bad(what, start + wrong)
+            raise self._bad(_misplaced("zstd", self._count), start + wrong)
         return data
+
+    def blame(self, error: Exception) -> MalformedInput:
+        """The error for data that libzstd refuses; it may see a wrong magic before all of it is read."""
+        if self._next == self._magic and self._head:
+            return self._bad(_misplaced("zstd", self._count), self.consumed - len(self._head))
+        return self._bad(f"broken zstd data: {error}")
 
     def _step(self, data: bytes) -> int | None:
         """Follow more input; returns the offset in it of something that is no frame, else None."""
@@ -451,3 +460,7 @@ class _Frames(_Counting):
     def _end_frame(self) -> None:
         self._count += 1
         self._next, self._wanted = self._magic, 4
+
+
+def _misplaced(kind: str, before: int) -> str:
+    return f"bytes behind the end of the {kind} data" if before else f"not {kind} data"

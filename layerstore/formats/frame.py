@@ -9,7 +9,6 @@ Source: RFC 8878; Linux `fs/erofs/decompressor_zstd.c`, `Z_EROFS_ZSTD_MAX_DICT_S
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +27,6 @@ MAX_ENCODED = 1 << 20
 MAX_DECODED = (1 << 20) - 4096
 
 _THREADS_PAY_FROM = 256 << 10  # bytes; below that starting threads costs more than it saves
-
-_local = threading.local()
 
 
 class FrameEncoder:
@@ -60,9 +57,7 @@ def decode_frames(
 
     Raises: zstandard.ZstdError: a frame is damaged; which one is not said.
     """
-    decoder = getattr(_local, "decoder", None)
-    if decoder is None:
-        decoder = _local.decoder = zstandard.ZstdDecompressor(max_window_size=1 << 20)
+    decoder = zstandard.ZstdDecompressor(max_window_size=1 << 20)  # one is not for several threads
     frames = zstandard.BufferWithSegments(data, np.ascontiguousarray(segments, "<u8").tobytes())
     sizes = np.ascontiguousarray(decoded, "<u8").tobytes()
     return _segments(

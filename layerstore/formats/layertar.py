@@ -43,6 +43,7 @@ _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
 _OVERFLOW_ID = 65534  # how Linux shows an owner that does not fit
 _MAX_ID = (1 << 32) - 2
+_MAX_XATTR = 64 << 10  # XATTR_SIZE_MAX
 
 
 def entries_of(members: Iterable[Member]) -> Entries:
@@ -51,7 +52,7 @@ def entries_of(members: Iterable[Member]) -> Entries:
     A member of a type that images do not have, and AUFS's private files, keep a row of kind OTHER: their payload
     stands among the extents.
 
-    Raises: MalformedInput: a name that no Linux filesystem could show, or a whiteout of nothing.
+    Raises: MalformedInput: a name or attribute that no Linux filesystem could show, or a whiteout of nothing.
     """
     rows, paths, links, extras = [], [], [], []
     for member in members:
@@ -66,7 +67,7 @@ def entries_of(members: Iterable[Member]) -> Entries:
                 )
         elif kind is Kind.HARDLINK:
             link = normal_path(member.link, member)
-        xattrs = pack_xattrs(member.xattrs) if member.xattrs else b""
+        xattrs = _pack_xattrs(member, member.xattrs) if member.xattrs else b""
         sparse = np.array(member.sparse, "<u8").tobytes() if member.sparse else b""
         rows.append(
             (
@@ -127,6 +128,8 @@ def _kind_and_path(member: Member) -> tuple[Kind, bytes]:
         kind = _KINDS.get(member.header.typeflag, Kind.OTHER)
         if kind is Kind.FILE and member.name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as tar wrote it before it had types
+        if not path and kind is not Kind.DIRECTORY:
+            return Kind.OTHER, path  # a root filesystem's root is a directory, whatever a tar says
         return kind, path
     if name == _OPAQUE:
         return Kind.OPAQUE, directory
@@ -136,6 +139,13 @@ def _kind_and_path(member: Member) -> tuple[Kind, bytes]:
     if hidden in (b"", b".", b".."):
         raise _malformed(member, "a whiteout that names nothing")
     return Kind.WHITEOUT, directory + b"/" + hidden if directory else hidden
+
+
+def _pack_xattrs(member: Member, xattrs: dict[bytes, bytes]) -> bytes:
+    for name, value in xattrs.items():
+        if not 0 < len(name) <= MAX_NAME or b"\0" in name or len(value) > _MAX_XATTR:
+            raise _malformed(member, "an extended attribute whose name or value is too long or empty")
+    return pack_xattrs(xattrs)
 
 
 def _malformed(member: Member, problem: str) -> MalformedInput:

@@ -19,13 +19,13 @@ Schema 2"; buildkit's attestation storage (`vnd.docker.reference.type`).
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerstore.digest import DiffID
-from layerstore.errors import InvalidArgument, MalformedInput, NotFound, Unsupported
+from layerstore.errors import MalformedInput, NotFound, Unsupported
+from layerstore.formats.platform import Platform, parse_platform, rank
 from layerstore.formats.strictjson import Place, open_document
 
 if TYPE_CHECKING:
@@ -103,28 +103,9 @@ CONFIG_LIMIT = 16 << 20  # bytes; the largest seen in practice are some hundred 
 
 T = TypeVar("T")
 
-_ALIASES = {
-    "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "armel": "arm", "i386": "386", "i686": "386",
-}  # fmt: skip
-_DEFAULT_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
-_EXACT = 1 << 30
-
 
 def _no_texts() -> Mapping[str, str]:
     return MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What a manifest runs on; `variant` is the CPU's (`v7`, `v8`) or empty."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-    os_version: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +238,6 @@ def parse_config(data: bytes, source: str) -> ImageConfig:
     )
 
 
-def parse_platform(text: str) -> Platform:
-    """Parse `os/architecture[/variant]`, accepting the names that `uname -m` gives; raises InvalidArgument."""
-    parts = text.lower().split("/")
-    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
-        raise InvalidArgument(f"{text[:80]!r} is not a platform; give for example 'linux/amd64'")
-    return _normal(Platform(*parts))
-
-
 def is_index(media_type: str) -> bool:
     """Whether this is the media type of an index."""
     return media_type in {OCI_INDEX, DOCKER_INDEX}
@@ -312,20 +285,19 @@ def select_platform(index: Index, platform: Platform) -> Descriptor:
 
     Raises: NotFound: nothing fits; the message lists what there is.
     """
-    want = _normal(platform)
     candidates = [d for d in index.manifests if not is_attestation(d)]
     best: tuple[tuple[int, ...], Descriptor] | None = None
     for descriptor in candidates:
-        rank = None if descriptor.platform is None else _rank(_normal(descriptor.platform), want)
-        if rank is not None and (best is None or rank > best[0]):
-            best = rank, descriptor
+        suits = None if descriptor.platform is None else rank(descriptor.platform, platform)
+        if suits is not None and (best is None or suits > best[0]):
+            best = suits, descriptor
     if best is not None:
         return best[1]
     nameless = [d for d in candidates if d.platform is None]
     if len(nameless) == 1 == len(candidates):
         return nameless[0]
     there = ", ".join(sorted({str(d.platform) for d in candidates if d.platform is not None}))
-    raise NotFound(f"no image for {want}; there is: {there or 'nothing'}")
+    raise NotFound(f"no image for {platform}; there is: {there or 'nothing'}")
 
 
 def encode_manifest(
@@ -455,35 +427,6 @@ def _history_entry(place: Place) -> HistoryEntry:
 
 def _optional(place: Place | None, parse: Callable[[Place], T]) -> T | None:
     return None if place is None else parse(place)
-
-
-def _normal(platform: Platform) -> Platform:
-    """One spelling for each platform, so that they can be compared."""
-    architecture = _ALIASES.get(platform.architecture, platform.architecture)
-    variant = platform.variant or _DEFAULT_VARIANTS.get(architecture, "")
-    if platform.architecture in {"armhf", "armel"} and not platform.variant:
-        variant = {"armhf": "v7", "armel": "v6"}[platform.architecture]
-    if variant.isdigit():
-        variant = "v" + variant
-    return Platform(platform.os, architecture, variant, platform.os_version)
-
-
-def _rank(have: Platform, want: Platform) -> tuple[int, ...] | None:
-    """How well an entry suits: its variant as numbers, higher is better; None when it cannot run."""
-    if (have.os, have.architecture) != (want.os, want.architecture):
-        return None
-    if have.variant == want.variant:
-        return (_EXACT,)
-    if have.architecture not in _DEFAULT_VARIANTS:
-        # No order is known among the variants of other CPUs; an entry for all of them has none.
-        return (0,) if not have.variant or not want.variant else None
-    ours, theirs = _version(have.variant), _version(want.variant)
-    return ours if ours and theirs and ours < theirs else None
-
-
-def _version(variant: str) -> tuple[int, ...]:
-    match = re.fullmatch(r"v([0-9]{1,3})(?:\.([0-9]{1,3}))?", variant)
-    return () if match is None else (int(match[1]), int(match[2] or 0))
 
 
 def _descriptor_json(descriptor: Descriptor) -> dict[str, object]:

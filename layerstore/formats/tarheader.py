@@ -132,7 +132,7 @@ def parse_sparse_pairs(text: bytes) -> SparseMap:
 def parse_sparse_1_0(data: bytes) -> tuple[SparseMap, int] | None:
     """The map of PAX sparse format 1.0, at the front of the payload: count, then pairs, each a line of digits.
 
-    Returns the map and the bytes it takes, padded to a block; None when `data` ends within the map.
+    Returns the map and the bytes it takes, padded to a block; None when `data` ends within the map or its padding.
 
     Raises: MalformedInput: a line is not a number, or there are more than 2**20 pairs.
     """
@@ -150,27 +150,31 @@ def parse_sparse_1_0(data: bytes) -> tuple[SparseMap, int] | None:
             if numbers[0] > _MAX_SPARSE_PAIRS:
                 raise MalformedInput(f"sparse map of {numbers[0]} stretches")
             wanted = 1 + 2 * numbers[0]
-    return _pairs(numbers[1:]), -(-at // BLOCK) * BLOCK
+    taken = -(-at // BLOCK) * BLOCK
+    return (_pairs(numbers[1:]), taken) if taken <= len(data) else None
 
 
-def parse_gnu_sparse(block: bytes, following: bytes) -> tuple[SparseMap, int, int] | None:
-    """The map of an old GNU 'S' header: (map, real size, bytes of extension blocks); None when more bytes are needed.
+def parse_gnu_sparse(data: bytes, at: int) -> tuple[SparseMap, int, int] | None:
+    """The map of the old GNU 'S' header at `at`: (map, real size, bytes of extension blocks behind the header).
+
+    None when more bytes are needed.
 
     Raises: MalformedInput: a number is not one.
     """
+    block = data[at : at + BLOCK]
     pairs = _gnu_pairs(block, _GNU_PAIRS_AT, _GNU_PAIRS)
     real_size = _field(block[_GNU_REAL_SIZE_AT : _GNU_REAL_SIZE_AT + 12])
-    more, at = block[_GNU_MORE_AT], 0
+    more, start = block[_GNU_MORE_AT], at + BLOCK
     while more:
-        extension = following[at : at + BLOCK]
+        extension = data[start : start + BLOCK]
         if len(extension) < BLOCK:
             return None
         pairs += _gnu_pairs(extension, 0, _GNU_EXTENSION_PAIRS)
         if len(pairs) > _MAX_SPARSE_PAIRS:
             raise MalformedInput("sparse map is too long")
         more = extension[_GNU_EXTENSION_MORE_AT]
-        at += BLOCK
-    return _pairs([number for pair in pairs for number in pair]), real_size, at
+        start += BLOCK
+    return _pairs([number for pair in pairs for number in pair]), real_size, start - at - BLOCK
 
 
 def _gnu_pairs(block: bytes, at: int, count: int) -> SparseMap:

@@ -108,7 +108,6 @@ class TarSplitter:
         self._stretches: list[int] = []  # announced: further stretches of a sparse file, last first
         self._padding = 0  # announced: literal bytes behind the payload
         self._trailing = False  # past the end marker
-        self._global_pax: dict[bytes, bytes] = {}
         self._pax: dict[bytes, bytes] | None = None
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
@@ -156,12 +155,8 @@ class TarSplitter:
         while self._take_announced(out):
             if self._trailing:
                 self._payload = _FOREVER
-            elif self._is_size_overridden():
-                if not self._take_slowly(out):
-                    return
             else:
-                packed, _, stop = kernels.tar_scan(out.data, out.at)
-                rows = rows_of(packed)
+                rows, stop = self._scan(out)
                 for row in rows:
                     self._take_row(row, out)
                 if stop == _END:
@@ -175,6 +170,15 @@ class TarSplitter:
                     raise MalformedInput("the size in the header is not a number")
                 elif (stop == _SPECIAL or not rows) and not self._take_slowly(out):
                     return
+
+    def _scan(self, out: _Buffer) -> tuple[list[Header], int]:
+        """The headers from here on whose columns are right, and the kernel's reason to stop behind them."""
+        if self._is_size_overridden():
+            # The next header's size is not in its columns: see no more than whether it is a header at all.
+            _, _, stop = kernels.tar_scan(out.data[out.at : out.at + BLOCK], 0)
+            return [], stop
+        packed, _, stop = kernels.tar_scan(out.data, out.at)
+        return rows_of(packed), stop
 
     def _take_announced(self, out: _Buffer) -> bool:
         """Use up payload and padding that earlier headers announced; True when a header may come next."""
@@ -198,7 +202,6 @@ class TarSplitter:
     def _take_row(self, row: Header, out: _Buffer) -> None:
         """One header that the kernel has read; the body of an extension is inside the buffer."""
         if row.typeflag in _EXTENSIONS:
-            out.at = row.offset + BLOCK
             self._take_extension(row, out)
         else:
             self._add_member(row, out)
@@ -215,34 +218,29 @@ class TarSplitter:
         row = row._replace(offset=out.at)
         if row.typeflag not in _EXTENSIONS:
             return self._add_member(row, out)
+        return self._take_extension(row, out)
+
+    def _take_extension(self, row: Header, out: _Buffer) -> bool:
+        """One extended header, which means something for the next member; False when more data is needed."""
         if row.size > MAX_EXTENSION:
             raise MalformedInput(
                 f"extended header of {row.size} bytes; the limit is {MAX_EXTENSION}"
             )
         if out.left < BLOCK + _padded(row.size):
             return False
-        out.at += BLOCK
-        self._take_extension(row, out)
-        return True
-
-    def _take_extension(self, row: Header, out: _Buffer) -> None:
-        body = out.data[out.at : out.at + row.size]
+        body = out.data[out.at + BLOCK : out.at + BLOCK + row.size]
         if row.typeflag == _LONG_NAME:
-            self._long_name = body.rstrip(b"\0")
+            self._long_name = body.partition(b"\0")[0]
         elif row.typeflag == _LONG_LINK:
-            self._long_link = body.rstrip(b"\0")
+            self._long_link = body.partition(b"\0")[0]
         elif row.typeflag == _PAX:
             self._pax = parse_pax(body)
-        else:
-            self._global_pax.update(parse_pax(body))
-        out.at += _padded(row.size)
+        # A global header names nothing and changes nothing: Go's reader, which the container tools share, ignores it.
+        out.at += BLOCK + _padded(row.size)
+        return True
 
     def _is_size_overridden(self) -> bool:
-        return any(
-            key == b"size" or key.startswith(b"GNU.sparse.")
-            for records in (self._pax, self._global_pax)
-            for key in records or ()
-        )
+        return any(key == b"size" or key.startswith(b"GNU.sparse.") for key in self._pax or ())
 
     def _add_member(self, row: Header, out: _Buffer) -> bool:
         """Make the member that `row` and the pending extensions describe, and announce its payload.
@@ -256,9 +254,8 @@ class TarSplitter:
         link = data[at + 157 : at + 157 + row.link_length]
         name = name if self._long_name is None else self._long_name
         link = link if self._long_link is None else self._long_link
-        nsec, xattrs, pax = 0, None, _NO_RECORDS
-        if self._pax is not None or self._global_pax:
-            pax = {**self._global_pax, **(self._pax or {})}
+        nsec, xattrs, pax = 0, None, self._pax or _NO_RECORDS
+        if pax:
             row, nsec = apply_pax(row, pax)
             name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or name
             link = pax.get(b"linkpath") or link
@@ -338,11 +335,14 @@ def _find_sparse_map(
 ) -> tuple[SparseMap | None, int, int] | None:
     """(map, real size, bytes that the map takes behind the header); None when more data is needed."""
     at, data = row.offset, out.data
+    if row.typeflag in _HEADER_ONLY:
+        return None, 0, 0
     if row.typeflag == _GNU_SPARSE:
-        return parse_gnu_sparse(data[at : at + BLOCK], data[at + BLOCK :])
-    if b"GNU.sparse.map" in pax:
+        return parse_gnu_sparse(data, at)
+    version = pax.get(b"GNU.sparse.major", b"0"), pax.get(b"GNU.sparse.minor", b"0")
+    if version in {(b"0", b"0"), (b"0", b"1")} and b"GNU.sparse.map" in pax:
         return parse_sparse_pairs(pax[b"GNU.sparse.map"]), _real_size(pax), 0
-    if b"GNU.sparse.major" not in pax:
+    if version != (b"1", b"0"):  # not sparse, or in a way that nobody knows: its payload is what it is
         return None, row.size, 0
     body = data[at + BLOCK : at + BLOCK + row.size]
     found = parse_sparse_1_0(body)

@@ -153,6 +153,7 @@ class _Loader:
     options: LoadOptions
     progress: Progress
     records: list[Callable[[Transaction], None]] = field(default_factory=list)
+    seen: set[Digest] = field(default_factory=set)  # an index may name a child many times
     images: list[tuple[Digest, Digest, str, tuple[LayerReport, ...], bool]] = field(
         default_factory=list
     )
@@ -188,6 +189,9 @@ class _Loader:
         return self._commit(digest, names)
 
     def _load_descriptor(self, archive: OciLayout, descriptor: oci.Descriptor, depth: int) -> None:
+        if descriptor.digest in self.seen:
+            return
+        self.seen.add(descriptor.digest)
         data = archive.read_blob(descriptor, oci.MANIFEST_LIMIT)
         document = oci.parse_document(
             data, descriptor.media_type, f"{archive.source}, {descriptor.digest}"

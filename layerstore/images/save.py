@@ -159,7 +159,12 @@ class _Saver:
         """The documents that list the rest."""
         layout = b'{"imageLayoutVersion":"1.0.0"}'
         self._put_file("oci-layout", layout)
-        self._put_file("index.json", oci.encode_index(self.roots))
+        existing = self.sink.index if isinstance(self.sink, FolderSink) else None
+        if existing is None:
+            index = oci.encode_index(self.roots)
+        else:
+            index = oci.extend_index(existing, self.roots, "index.json")
+        self._put_file("index.json", index)
         if self.options.kind is ArchiveKind.DOCKER:
             self._put_file("manifest.json", _json(list(self.docker.values())))
 
