@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from layerstore.tree import EXTENT, HOLE, Entries, concat_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -50,6 +51,9 @@ _BLOCK = 4 << 20  # bytes that the stages hand on at once
 _AHEAD = 3  # blocks that a stage may be ahead of the next
 _PART_BYTES = 768 << 10  # about what a part and its literals hold
 _HELD_BYTES = 16 << 20  # parts that wait for their chunk numbers
+
+_POLL_S = 0.1  # how soon a stage notices that it is no longer wanted
+_PATIENCE_S = 5.0
 
 T = TypeVar("T")
 
@@ -116,14 +120,17 @@ def ingest_layer(
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     tar = _Hashed(compression, wire)
     recipe = _RecipeWriter(session)
-    blocks = _ahead(tar.through(_ahead(_decode(wire, compression, expected))))
     try:
-        for piece in _ahead(_cut(blocks, params)):
-            numbers = session.put_chunks(
-                piece.data, piece.cuts.lengths, piece.cuts.ids, piece.starts
-            )
-            recipe.add(piece.split, piece.cuts, numbers)
-            progress(len(piece.data))
+        with (
+            _Ahead(_decode(wire, compression, expected)) as decoded,
+            _Ahead(tar.through(decoded)) as hashed,
+            _Ahead(_cut(hashed, params)) as pieces,
+        ):
+            for piece in pieces:
+                numbers = session.put_chunks(
+                    piece.data, piece.cuts.lengths, piece.cuts.ids, piece.starts
+                )
+                recipe.add(piece.split, piece.cuts, numbers)
     except MalformedInput as error:
         raise error.within(source=expected.name) from error.__cause__
     diff_id = tar.diff_id()
@@ -151,8 +158,9 @@ def verify_layer(source: Readable, expected: Expected, compression: Compression)
     """
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     tar = _Hashed(compression, wire)
-    for _ in tar.through(_ahead(_decode(wire, compression, expected))):
-        pass
+    with _Ahead(_decode(wire, compression, expected)) as decoded:
+        for _ in tar.through(decoded):
+            pass
     diff_id = tar.diff_id()
     if expected.diff_id not in (None, diff_id):
         raise DigestMismatch(str(expected.diff_id), diff_id, tar.size, source=expected.name)
@@ -173,9 +181,9 @@ def ingest_blob(
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     recipe = _RecipeWriter(session)
     carry = b""
-    for block in _ahead(_decode(wire, Compression.NONE, expected)):
-        data = carry + block
-        carry = _put_stretch(data, True, session, recipe, params)
+    with _Ahead(_decode(wire, Compression.NONE, expected)) as decoded:
+        for block in decoded:
+            carry = _put_stretch(carry + block, True, session, recipe, params)
     _put_stretch(carry, False, session, recipe, params)
     recipe.flush()
     session.flush()
@@ -359,46 +367,65 @@ class _RecipeWriter:
         self._held, self._held_bytes = [], 0
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """Run an iterable in a thread, a few items ahead; its errors are raised here, in their turn.
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last thing a stage gives: nothing more comes, maybe because of an error."""
 
-    Closing the iterator, or an error of the consumer, stops the thread and waits for it.
+    error: BaseException | None = None
+
+
+class _Ahead(Generic[T]):
+    """Runs an iterable in a thread, a few items ahead; its errors are raised here, in their turn.
+
+    Leave the block before closing what the iterable reads from. Thread safety: one consumer.
     """
-    pipe: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
 
-    def offer(item: T | None, error: BaseException | None) -> bool:
-        while not stopped.is_set():
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = items
+        self._pipe: queue.Queue[T | _End] = queue.Queue(_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="layerstore-ahead", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        # A thread that waits for a slow source (a pipe) is left to it; it can do no harm any more.
+        self._thread.join(_PATIENCE_S)
+
+    def __iter__(self) -> Iterator[T]:
+        while not self._stopped.is_set():
             try:
-                pipe.put((item, error), timeout=0.1)
+                item = self._pipe.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._offer(item):
+                    return
+            self._offer(_End())
+        except BaseException as error:  # raised again in the consumer
+            self._offer(_End(error))
+
+    def _offer(self, item: T | _End) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._pipe.put(item, timeout=_POLL_S)
             except queue.Full:
                 continue
             return True
         return False
-
-    def run() -> None:
-        source = iter(items)
-        try:
-            for item in source:
-                if not offer(item, None):
-                    return
-            offer(None, StopIteration())
-        except BaseException as error:  # it is raised again in the consumer
-            offer(None, error)
-        finally:
-            if (close := getattr(source, "close", None)) is not None:
-                close()
-
-    thread = threading.Thread(target=run, name="layerstore-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = pipe.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]  # the first of a pair without error is a T
-    finally:
-        stopped.set()
-        thread.join()
