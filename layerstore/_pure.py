@@ -87,7 +87,7 @@ def cut_hash(
     rule = _rule(min_size, normal_size, max_size, strict_bits, loose_bits)
     is_open = bool(last_is_open)
     pairs = _pairs(pairs_view, len(octets))
-    view = memoryview(octets)
+    view = octets.data
     counts: list[int] = []
     lengths: list[int] = []
     ids: list[bytes] = []
@@ -120,13 +120,13 @@ def hash_many(data: ReadableBuffer, spans: ReadableBuffer) -> bytes:
     """See `layerstore.kernels.hash_many`."""
     octets = _octets(data)
     pairs = _pairs(_octets(spans), len(octets))
-    view = memoryview(octets)
+    view = octets.data
     return b"".join(_blake3(view[at : at + length]).digest() for at, length in pairs)
 
 
 def blake3(data: ReadableBuffer) -> bytes:
     """See `layerstore.kernels.blake3`."""
-    return _blake3(memoryview(_octets(data))).digest()
+    return _blake3(_octets(data).data).digest()
 
 
 def tar_scan(data: ReadableBuffer, offset: int) -> tuple[bytes, int, int]:
@@ -135,7 +135,7 @@ def tar_scan(data: ReadableBuffer, offset: int) -> tuple[bytes, int, int]:
     at = operator.index(offset)
     if not 0 <= at <= _MAX_OFFSET:
         raise ValueError("offset must be between 0 and 2**62")
-    view = memoryview(octets)
+    view = octets.data
     rows: list[bytes] = []
     while True:
         if at + _BLOCK > len(view):
@@ -317,7 +317,7 @@ def _octets(data: ReadableBuffer) -> NDArray[np.uint8]:
 def _pairs(octets: NDArray[np.uint8], size: int) -> list[tuple[int, int]]:
     if len(octets) % 16:
         raise ValueError("spans must be pairs of u64: its size must be a multiple of 16")
-    words = np.frombuffer(octets, "<u8").reshape(-1, 2).tolist()
+    words = octets.view("<u8").reshape(-1, 2).tolist()
     for number, (offset, length) in enumerate(words):
         if offset > size or length > size - offset:
             raise ValueError(f"span {number} is not inside the data")

@@ -192,7 +192,7 @@ class TarSplitter:
             taken = out.take_span(min(self._payload, out.left))
             self._payload -= taken
             if self._payload:
-                out.is_open = taken > 0
+                out.is_open |= taken > 0
                 return False
         skipped = min(self._padding, out.left)
         out.at += skipped
