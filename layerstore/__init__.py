@@ -8,16 +8,23 @@ Layout: `api` is the door; `images` has a module a verb; `ingest` and `emit` are
 disk; `formats` turns bytes into values and back; `kernels` chooses the native or the pure hot loops.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from layerstore import errors
-from layerstore.api import LayerStore
-from layerstore.api import open_store as open
-from layerstore.images.checking import ImageDamage, StoreReport
-from layerstore.images.listing import HistoryStep, ImageDetails, ImageSummary, LayerDetails
-from layerstore.images.load import LayerReport, LayerStatus, LoadedImage, LoadReport
-from layerstore.images.naming import RemoveReport
-from layerstore.images.progress import Progress
-from layerstore.images.rootfs import ImportOptions, ImportReport
-from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
+
+if TYPE_CHECKING:
+    from layerstore.api import LayerStore
+    from layerstore.api import open_store as open
+    from layerstore.images.checking import ImageDamage, StoreReport
+    from layerstore.images.listing import HistoryStep, ImageDetails, ImageSummary, LayerDetails
+    from layerstore.images.load import LayerReport, LayerStatus, LoadedImage, LoadReport
+    from layerstore.images.naming import RemoveReport
+    from layerstore.images.progress import Progress
+    from layerstore.images.rootfs import ImportOptions, ImportReport
+    from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
 
 __all__ = [
     "ArchiveKind",
@@ -41,3 +48,39 @@ __all__ = [
     "errors",
     "open",
 ]
+
+
+# Loaded at first use: `layerstore --help` need not wait for numpy and LMDB.
+_MODULES = {
+    "LayerStore": "api",
+    "ImageDamage": "images.checking",
+    "StoreReport": "images.checking",
+    "HistoryStep": "images.listing",
+    "ImageDetails": "images.listing",
+    "ImageSummary": "images.listing",
+    "LayerDetails": "images.listing",
+    "LayerReport": "images.load",
+    "LayerStatus": "images.load",
+    "LoadReport": "images.load",
+    "LoadedImage": "images.load",
+    "RemoveReport": "images.naming",
+    "Progress": "images.progress",
+    "ImportOptions": "images.rootfs",
+    "ImportReport": "images.rootfs",
+    "ArchiveKind": "images.save",
+    "SaveReport": "images.save",
+    "SavedImage": "images.save",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "open":
+        from layerstore.api import open_store
+
+        value: object = open_store
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"layerstore.{_MODULES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

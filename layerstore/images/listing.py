@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerstore import emit
+from layerstore.errors import CorruptStore
 from layerstore.formats import oci
 from layerstore.images.lookup import find_image, manifests_of, names_by_target
 from layerstore.tree import HOLE
@@ -133,6 +134,8 @@ def inspect_image(store: Store, text: str, platform: str | None = None) -> Image
         record = store.catalog.image(txn, digest)
         layers = dict(store.catalog.layers(txn))
     assert record is not None, "find_image names images"
+    if missing := [diff_id for diff_id in record.diff_ids if diff_id not in layers]:
+        raise CorruptStore(f"layer {missing[0]} of {digest} is missing; run `layerstore verify`")
     manifest = oci.parse_manifest(emit.read_document(store, digest), digest)
     config = oci.parse_config(emit.read_document(store, record.config), record.config)
     sharing = _Sharing(store, layers)

@@ -272,8 +272,12 @@ class _Loader:
                 wrapping, stretches = Wrapping.KEPT, ingest_blob(source, expected, self.session)
         entry = BlobRecord(layer.size, wrapping, diff_id, compression.value, stretches)
         with self.session.commit() as txn:
-            self.session.catalog.put_blob(txn, layer.digest, entry)
-        return report, wrapping is not Wrapping.DROPPED
+            # Another load may have kept the blob meanwhile: a record is never made poorer.
+            blob = self.session.catalog.blob(txn, layer.digest)
+            if blob is None or blob.wrapping is Wrapping.DROPPED:
+                self.session.catalog.put_blob(txn, layer.digest, entry)
+                blob = entry
+        return report, blob.wrapping is not Wrapping.DROPPED
 
     def _load_member(self, archive: DockerArchive, member: str, diff_id: DiffID) -> LayerReport:
         with self.store.read() as txn:
@@ -356,10 +360,11 @@ class _Loader:
         return digest
 
     def _put_if_new(self, digest: Digest, record: BlobRecord) -> None:
-        with self.store.read() as txn:
-            known = self.store.catalog.blob(txn, digest)
-        if known is None:
-            self.records.append(lambda txn: self.session.catalog.put_blob(txn, digest, record))
+        def put(txn: Transaction) -> None:
+            if self.session.catalog.blob(txn, digest) is None:
+                self.session.catalog.put_blob(txn, digest, record)
+
+        self.records.append(put)
 
     def _add_image(
         self,
@@ -371,21 +376,22 @@ class _Loader:
         exact: bool,
     ) -> None:
         self.images.append((digest, config_digest, str(config.platform), layers, exact))
-        with self.store.read() as txn:
-            known = self.store.catalog.image(txn, digest)
-        if known is None:
-            record = ImageRecord(config_digest, config.diff_ids, time.time_ns())
-            self.records.append(lambda txn: self.session.catalog.put_image(txn, digest, record))
+        record = ImageRecord(config_digest, config.diff_ids, time.time_ns())
+
+        def put(txn: Transaction) -> None:
+            # Asked only now: the image may have been removed since the load began.
+            if self.session.catalog.image(txn, digest) is None:
+                self.session.catalog.put_image(txn, digest, record)
+
+        self.records.append(put)
 
     def _commit(self, target: Digest, names: tuple[str, ...]) -> list[LoadedImage]:
-        """Make the images visible, and durable: names last."""
-        with self.store.read() as txn:
-            changed = [name for name in names if self.store.catalog.ref(txn, name) != target]
-        if self.records or changed:
-            with self.session.commit() as txn:
-                for record in self.records:
-                    record(txn)
-                for name in changed:
+        """Make the images visible, and durable: names last. Where nothing changes, LMDB writes nothing."""
+        with self.session.commit() as txn:
+            for record in self.records:
+                record(txn)
+            for name in names:
+                if self.session.catalog.ref(txn, name) != target:
                     self.session.catalog.put_ref(txn, name, target)
         return [
             LoadedImage(names, config, digest, platform, layers, exact)

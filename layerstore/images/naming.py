@@ -38,6 +38,9 @@ def tag_image(store: Store, source: str, name: str) -> str:
         raise InvalidArgument(f"{name} has a digest; a name to give has only a tag")
     target = find_target(store, source)
     with store.write() as txn:
+        named = any(digest == target for _, digest in store.catalog.refs(txn))
+        if not named and store.catalog.image(txn, target) is None:
+            raise NotFound(f"{source} was removed meanwhile")
         store.catalog.put_ref(txn, str(reference), target)
     return str(reference)
 
@@ -49,8 +52,15 @@ def remove_image(store: Store, text: str, *, force: bool = False) -> RemoveRepor
         NotFound: no such image.
         FailedPrecondition: an ID that several names point to, without `force`.
     """
+    while (report := _try_remove(store, text, force=force)) is None:
+        pass  # names changed between the look and the change
+    return report
+
+
+def _try_remove(store: Store, text: str, *, force: bool) -> RemoveReport | None:
     target = find_target(store, text)
-    names = names_by_target(store).get(target, [])
+    before = names_by_target(store)
+    names = before.get(target, [])
     named = _name_in(text, names)
     untagged = [named] if named else names
     if not named and len(names) > 1 and not force:
@@ -58,10 +68,11 @@ def remove_image(store: Store, text: str, *, force: bool = False) -> RemoveRepor
             f"{text} has {len(names)} names ({', '.join(names[:3])}…); remove them one by one, or force"
         )
     goes = set(untagged) == set(names)
-    doomed = _only_behind(store, target) if goes else []
+    doomed = _only_behind(store, target, before) if goes else []
     with store.write() as txn:
-        if {name for name, digest in store.catalog.refs(txn) if digest == target} != set(names):
-            raise FailedPrecondition(f"the names of {text} changed meanwhile; repeat the call")
+        # Not only the names of this target: a new index may hold an image that is about to go.
+        if sorted(store.catalog.refs(txn)) != sorted((n, t) for t in before for n in before[t]):
+            return None
         for name in untagged:
             store.catalog.delete_ref(txn, name)
         for digest in doomed:
@@ -77,10 +88,10 @@ def _name_in(text: str, names: list[str]) -> str | None:
     return full if full in names else None
 
 
-def _only_behind(store: Store, target: Digest) -> list[Digest]:
+def _only_behind(store: Store, target: Digest, names: dict[Digest, list[str]]) -> list[Digest]:
     """Images that only this target reaches."""
     held: set[Digest] = set()
-    for other in names_by_target(store):
+    for other in names:
         if other != target:
             held |= manifests_of(store, other).keys()
     found = [digest for digest in manifests_of(store, target) if digest not in held]

@@ -13,11 +13,12 @@ Source: docs/format.md, "Catalog".
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from layerstore.digest import DiffID, Digest, from_raw, raw
+from layerstore.digest import DiffID, Digest, from_raw, parse_digest, raw
 from layerstore.errors import CorruptStore
 
 if TYPE_CHECKING:
@@ -166,45 +167,51 @@ class Catalog:
     def refs(self, txn: Transaction) -> Iterator[tuple[str, Digest]]:
         """All references, in the order of their names."""
         for key, data in self._database.items(txn, "refs"):
-            yield key.decode(), from_raw(data)
+            yield key.decode("utf-8", "backslashreplace"), from_raw(data)
 
 
 def _layer(data: bytes) -> LayerRecord:
-    document = _load(data)
-    return LayerRecord(
-        document["size"],
-        document["entries"],
-        _load_stretches(document["stretches"]),
-        document["created_ns"],
-    )
+    with _record(data) as document:
+        return LayerRecord(
+            int(document["size"]),
+            int(document["entries"]),
+            _load_stretches(document["stretches"]),
+            int(document["created_ns"]),
+        )
 
 
 def _blob(data: bytes) -> BlobRecord:
-    document = _load(data)
-    return BlobRecord(
-        document["size"],
-        Wrapping(document["wrapping"]),
-        document["diff_id"],
-        document["compression"],
-        _load_stretches(document["stretches"]),
-    )
+    with _record(data) as document:
+        diff_id = document["diff_id"]
+        return BlobRecord(
+            int(document["size"]),
+            Wrapping(document["wrapping"]),
+            None if diff_id is None else DiffID(parse_digest(diff_id)),
+            str(document["compression"]),
+            _load_stretches(document["stretches"]),
+        )
 
 
 def _image(data: bytes) -> ImageRecord:
-    document = _load(data)
-    return ImageRecord(document["config"], tuple(document["diff_ids"]), document["loaded_ns"])
+    with _record(data) as document:
+        return ImageRecord(
+            parse_digest(document["config"]),
+            tuple(DiffID(parse_digest(diff_id)) for diff_id in document["diff_ids"]),
+            int(document["loaded_ns"]),
+        )
 
 
 def _dump(document: dict[str, object]) -> bytes:
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _load(data: bytes) -> dict[str, Any]:
+@contextmanager
+def _record(data: bytes) -> Iterator[dict[str, Any]]:
+    """A record's document; what is wrong with it is damage of ours, as LMDB has no checksums."""
     try:
-        document: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise CorruptStore(f"a record of the catalog is damaged: {error}") from error
-    return document
+        yield json.loads(data)
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptStore(f"a record of the catalog is damaged: {error!r}") from error
 
 
 def _dump_stretches(stretches: Sequence[Stretch]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -212,4 +219,6 @@ def _dump_stretches(stretches: Sequence[Stretch]) -> list[tuple[tuple[int, ...],
 
 
 def _load_stretches(pairs: list[list[list[int]]]) -> tuple[Stretch, ...]:
-    return tuple(Stretch(tuple(literals), tuple(part)) for literals, part in pairs)
+    return tuple(
+        Stretch(tuple(map(int, literals)), tuple(map(int, part))) for literals, part in pairs
+    )

@@ -16,10 +16,10 @@ import numpy as np
 from layerstore.errors import CorruptStore
 from layerstore.store.catalog import Wrapping
 from layerstore.store.reader import DamagedChunks
-from layerstore.tree import HOLE, Kind
+from layerstore.tree import HOLE, Kind, concat_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -126,21 +126,22 @@ def _check_stream(store: Store, stream: _Stream, done: Callable[[int], object]) 
 def _diagnosis(store: Store, stream: _Stream, problem: str) -> Damage:
     """All damaged chunks of a stream, and the files they belong to."""
     damaged: set[int] = set()
-    paths: list[str] = []
+    parts: list[Part] = []
+    is_recipe_damaged = False
     for stretch in stream.stretches:
-        meta = np.array(stretch.literals + stretch.part, "u8")
-        bad = _damaged(store, meta)
-        damaged |= bad
-        if bad & set(stretch.part):
-            paths.append("(the recipe itself)")
-            continue
-        if not stretch.part:
-            continue
-        part = store.reader.part(stretch)
-        numbers = part.extents["number"]
-        bad = _damaged(store, np.unique(numbers[numbers != HOLE]))
-        damaged |= bad
-        paths += _paths_of(part, bad)
+        meta = _damaged(store, np.array(stretch.literals + stretch.part, "u8"))
+        damaged |= meta
+        is_recipe_damaged |= bool(meta)
+        if stretch.part and not meta & set(stretch.part):
+            part = store.reader.part(stretch)
+            numbers = part.extents["number"]
+            damaged |= _damaged(store, np.unique(numbers[numbers != HOLE]))
+            parts.append(part)
+    # Without all parts nobody can say which extents are whose.
+    whole = sum(part.length for part in parts) == stream.size
+    paths = _paths_of(parts, damaged) if whole else []
+    if is_recipe_damaged:
+        paths.insert(0, "(the recipe itself)")
     if len(paths) > _MAX_PATHS:
         paths[_MAX_PATHS:] = [f"and {len(paths) - _MAX_PATHS} more"]
     return Damage(stream.what, stream.digest, problem, tuple(sorted(damaged)), tuple(paths))
@@ -158,17 +159,19 @@ def _damaged(store: Store, numbers: npt.NDArray[np.uint64]) -> set[int]:
     return bad
 
 
-def _paths_of(part: Part, bad: set[int]) -> list[str]:
-    """Files whose payload lies in this part and holds a damaged chunk."""
-    if not bad:
+def _paths_of(parts: Sequence[Part], bad: set[int]) -> list[str]:
+    """Files of a layer that hold a damaged chunk: rows and extents run side by side."""
+    if not parts:
         return []
-    is_bad = np.isin(part.extents["number"], np.array(sorted(bad), "u8"))
-    ends = np.cumsum(part.extents["length"], dtype="u8")
+    extents = np.concatenate([part.extents for part in parts])
+    is_bad = np.isin(extents["number"], np.array(sorted(bad), "u8"))
+    ends = np.cumsum(extents["length"], dtype="u8")
     paths, at = [], 0
-    for entry in part.entries:
+    for entry in concat_entries([part.entries for part in parts]):
         first, at = at, at + entry.stored
+        # An extent never belongs to two files: the last of this one ends where the file does.
         low, high = np.searchsorted(ends, [first, at], side="right")
-        if entry.stored and is_bad[low : high + 1].any() and entry.kind is Kind.FILE:
+        if entry.stored and entry.kind is Kind.FILE and is_bad[low:high].any():
             paths.append(entry.path.decode("utf-8", "backslashreplace"))
     return paths
 

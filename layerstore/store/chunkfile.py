@@ -15,10 +15,10 @@ Source: docs/format.md, "Chunk file".
 from __future__ import annotations
 
 import os
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.store import files
+from layerstore.store.database import pack_u64, unpack_u64
 from layerstore.store.layout import BLOCK, SEGMENT
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkFile", "Extent"]
 
-_U64 = struct.Struct(">Q")
 _FILE_SIZE = b"file_size"
 _WORTH_REUSING = 1 << 20  # a smaller free extent would cost more reservations than it saves bytes
 
@@ -89,7 +88,7 @@ class ChunkFile:
         """
         for start, end in self.free_extents(txn):
             if end - start >= _WORTH_REUSING:
-                self._database.delete(txn, "free", _U64.pack(start))
+                self._database.delete(txn, "free", pack_u64(start))
                 taken = Extent(start, min(end, start + SEGMENT))
                 if taken.end < end:
                     self._put_free(txn, taken.end, end - taken.end)
@@ -97,7 +96,7 @@ class ChunkFile:
         size = self.size(txn)
         with files.no_room("grow the chunk file"):
             os.ftruncate(self._fd, max(size + SEGMENT, os.fstat(self._fd).st_size))
-        self._database.put(txn, "state", _FILE_SIZE, _U64.pack(size + SEGMENT))
+        self._database.put(txn, "state", _FILE_SIZE, pack_u64(size + SEGMENT))
         return Extent(size, size + SEGMENT)
 
     def release(self, txn: Transaction, extent: Extent) -> None:
@@ -107,15 +106,15 @@ class ChunkFile:
         if start >= end:
             return
         cursor = self._database.cursor(txn, "free")
-        if cursor.set_range(_U64.pack(end)) and cursor.key() == _U64.pack(end):
-            end += _U64.unpack(cursor.value())[0]
+        if cursor.set_range(pack_u64(end)) and cursor.key() == pack_u64(end):
+            end += unpack_u64(cursor.value())
             cursor.delete()
-        if cursor.set_range(_U64.pack(start)):
+        if cursor.set_range(pack_u64(start)):
             found = cursor.prev()
         else:
             found = cursor.last()
         if found:
-            before, length = _U64.unpack(cursor.key())[0], _U64.unpack(cursor.value())[0]
+            before, length = unpack_u64(cursor.key()), unpack_u64(cursor.value())
             if before + length == start:
                 start = before
         self._put_free(txn, start, end - start)
@@ -123,13 +122,13 @@ class ChunkFile:
     def size(self, txn: Transaction) -> int:
         """The size of the address space."""
         value = self._database.get(txn, "state", _FILE_SIZE)
-        return int(_U64.unpack(value)[0]) if value else 0
+        return unpack_u64(value) if value else 0
 
     def free_extents(self, txn: Transaction) -> Iterator[Extent]:
         """The free list, ascending."""
         for key, value in self._database.items(txn, "free"):
-            start = _U64.unpack(key)[0]
-            yield Extent(start, start + _U64.unpack(value)[0])
+            start = unpack_u64(key)
+            yield Extent(start, start + unpack_u64(value))
 
     def _put_free(self, txn: Transaction, start: int, length: int) -> None:
-        self._database.put(txn, "free", _U64.pack(start), _U64.pack(length))
+        self._database.put(txn, "free", pack_u64(start), pack_u64(length))

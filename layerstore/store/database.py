@@ -8,33 +8,72 @@ Source: LMDB's lmdb.h ("Caveats": one environment for a file in a process; no us
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from layerstore.errors import Busy, CorruptStore, LayerstoreError, StoreFull, Unsupported
+from layerstore.errors import (
+    Busy,
+    CorruptStore,
+    FailedPrecondition,
+    LayerstoreError,
+    StoreFull,
+    Unsupported,
+)
 from layerstore.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["TABLES", "Database", "Transaction"]
+__all__ = ["TABLES", "Database", "Transaction", "pack_u64", "unpack_u64"]
 
 Transaction = Any  # lmdb.Transaction: the package has no types
 
 # name -> what it maps; keys and values are described in docs/format.md
-TABLES = ("state", "chunks", "places", "layers", "blobs", "images", "refs", "free", "sessions")
+TABLES = (
+    "state",
+    "chunks",
+    "places",
+    "layers",
+    "blobs",
+    "images",
+    "refs",
+    "free",
+    "sessions",
+    "contents",
+    "mounts",
+    "snapshots",
+)
 
 # Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
 _MAP_SIZE = 1 << 40
 _MAX_READERS = 1024
 
+_U64 = struct.Struct(">Q")
+
 _open: dict[tuple[int, int], Database] = {}
 _open_lock = threading.Lock()
+
+
+def pack_u64(number: int) -> bytes:
+    """A number as a key or value; big endian, so that keys sort."""
+    return _U64.pack(number)
+
+
+def unpack_u64(value: bytes) -> int:
+    """The inverse of `pack_u64`.
+
+    Raises: CorruptStore: not eight bytes.
+    """
+    if len(value) != _U64.size:
+        raise CorruptStore("the store's tables are damaged: a number has the wrong length")
+    return int(_U64.unpack(value)[0])
 
 
 class Database:
@@ -44,8 +83,11 @@ class Database:
     """
 
     def __init__(self, folder: Path, key: tuple[int, int], *, read_only: bool) -> None:
+        self._folder = folder
         self._key, self._users, self._pid = key, 0, os.getpid()
-        with _translated():
+        self._read_only = read_only
+        self._running: set[int] = set()  # transactions, for whoever forks in the middle of one
+        with _translated(folder):
             self._env = lmdb.open(
                 str(folder),
                 map_size=_MAP_SIZE,
@@ -68,15 +110,24 @@ class Database:
     def open(folder: Path, *, read_only: bool) -> Database:
         """Open a folder's database, or share it where this process has it open already.
 
-        A database that is shared is as writable as its first user wanted it.
+        Raises: FailedPrecondition: it is to be written, and this process has it open for reading only.
         """
         status = folder.stat()
         key = (status.st_dev, status.st_ino)
         with _open_lock:
             database = _open.get(key)
-            if database is None or not database.is_ours:
-                database = _open[key] = Database(folder, key, read_only=read_only)
-                files.fsync_directory(folder)
+            if database is not None and not database.is_ours:
+                database.drop_inherited()
+                database = None
+            if database is None:
+                database = Database(folder, key, read_only=read_only)
+                if not read_only:
+                    files.fsync_directory(folder)
+                _open[key] = database
+            elif database._read_only and not read_only:
+                raise FailedPrecondition(
+                    f"{folder.parent} is open for reading only in this process; close it there first"
+                )
             database._users += 1
             return database
 
@@ -86,8 +137,10 @@ class Database:
         return self._pid == os.getpid()
 
     def close(self) -> None:
-        """Let go; the last user closes the environment."""
+        """Let go; the last user closes the environment. In a forked child, nothing is ours to close."""
         with _open_lock:
+            if not self.is_ours:
+                return
             self._users -= 1
             if self._users == 0:
                 _open.pop(self._key, None)
@@ -96,14 +149,37 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A snapshot of all tables. Keep it short: what a reader can see is not reused."""
-        with _translated(), self._env.begin() as txn:
+        with _translated(self._folder), self._begin(write=False) as txn:
             yield txn
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The one write transaction: durable when the block ends, undone when it raises."""
-        with _translated(), self._env.begin(write=True) as txn:
+        with _translated(self._folder), self._begin(write=True) as txn:
             yield txn
+
+    @contextmanager
+    def _begin(self, *, write: bool) -> Iterator[Transaction]:
+        if not self.is_ours:
+            raise FailedPrecondition("a store does not survive a fork; open it again in the child")
+        with self._env.begin(write=write) as txn:
+            self._running.add(id(txn))
+            try:
+                yield txn
+            finally:
+                self._running.discard(id(txn))
+
+    def drop_inherited(self) -> None:
+        """Close the parent's environment in the child: LMDB allows one for a file and process.
+
+        That would end the parent's running transactions too, since their slots are in shared memory; the others it
+        leaves alone.
+        """
+        if self._running:
+            raise FailedPrecondition(
+                "this process was forked while its store was in use; fork when nothing runs, or spawn"
+            )
+        self._env.close()
 
     def cursor(self, txn: Transaction, table: str) -> Any:
         """A cursor on a table."""
@@ -137,7 +213,7 @@ class Database:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(folder: Path) -> Iterator[None]:
     """LMDB's errors as ours."""
     try:
         with files.no_room("write the store's tables"):
@@ -150,19 +226,36 @@ def _translated() -> Iterator[None]:
         ) from error
     except lmdb.ReadersFullError as error:
         raise Busy("too many readers of this store at once; close some") from error
+    except lmdb.PanicError as error:
+        raise FailedPrecondition(
+            f"writing the store's tables failed before ({error}); close the store and open it again"
+        ) from error
     except (
         lmdb.CorruptedError,
         lmdb.PageNotFoundError,
-        lmdb.PanicError,
         lmdb.InvalidError,
+        lmdb.BadTxnError,  # what a transaction answers that has met damage before
+        lmdb.BadDbiError,
+        lmdb.NotFoundError,  # a whole table
     ) as error:
         raise CorruptStore(f"the store's tables are damaged: {error}") from error
     except (lmdb.VersionMismatchError, lmdb.IncompatibleError) as error:
         raise Unsupported(f"the store's tables need another LMDB: {error}") from error
     except lmdb.Error as error:
-        text = str(error)
-        if "No space left" in text or "quota" in text:
-            raise StoreFull(
-                f"no room to write the store's tables: {text}; free some space and repeat"
-            ) from error
-        raise
+        raise _system_error(error, folder) from error
+
+
+def _system_error(error: lmdb.Error, folder: Path) -> Exception:
+    """What the operating system said: the binding gives its words only, at the end of the message.
+
+    LMDB calls a write that a full disk cut short EIO (`mdb_page_flush`), so that the disk has to be asked.
+    """
+    text = str(error)
+    for code in errno.errorcode:
+        if text.endswith(os.strerror(code)):
+            if code in files.NO_ROOM or (code == errno.EIO and files.is_full(folder)):
+                return StoreFull(
+                    f"no room to write the store's tables: {text}; free some space and repeat"
+                )
+            return OSError(code, f"the store's tables: {text}")
+    return error

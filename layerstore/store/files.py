@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "NO_ROOM",
     "create_file",
     "fdatasync",
     "fsync_directory",
+    "is_full",
     "lock_file",
     "no_room",
     "pread_exactly",
@@ -33,7 +36,7 @@ __all__ = [
 ]
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # EFBIG: RLIMIT_FSIZE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -45,11 +48,17 @@ def no_room(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise StoreFull(
                 f"no room to {what}: {error.strerror}; free some space and repeat"
             ) from error
         raise
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a folder's filesystem has practically no room left (less than 1 MiB)."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize < 1 << 20
 
 
 def fdatasync(fd: int) -> None:
@@ -98,7 +107,7 @@ def create_file(path: Path) -> int:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Give a file new contents: after a crash it holds the old ones or the new ones, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         pwrite_all(fd, data, 0)
@@ -130,7 +139,10 @@ def lock_file(path: Path, *, create: bool) -> int | None:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+        # The file may have been removed between open and flock: a lock that nobody else can see is none.
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return None

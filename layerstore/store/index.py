@@ -11,12 +11,12 @@ Source: docs/format.md, "Index".
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerstore.errors import CorruptStore
+from layerstore.store.database import pack_u64, unpack_u64
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ __all__ = ["PLACE", "ChunkIndex"]
 PLACE = np.dtype([("address", "<u8"), ("encoded", "<u4"), ("decoded", "<u4"), ("id", "V32")])
 
 _RUN = 510  # records that fill six LMDB pages with their header
-_NUMBER = struct.Struct(">Q")
 _NEXT_NUMBER = b"next_number"
 
 
@@ -47,7 +46,7 @@ class ChunkIndex:
     def lookup(self, txn: Transaction, ids: Sequence[bytes]) -> dict[bytes, int]:
         """The numbers of those chunk IDs that are stored."""
         found = self._database.cursor(txn, "chunks").getmulti(ids)
-        return {chunk_id: _NUMBER.unpack(number)[0] for chunk_id, number in found}
+        return {chunk_id: unpack_u64(number) for chunk_id, number in found}
 
     def insert(
         self, txn: Transaction, ids: Sequence[bytes], places: npt.NDArray[np.void]
@@ -62,13 +61,13 @@ class ChunkIndex:
         first = int.from_bytes(self._database.get(txn, "state", _NEXT_NUMBER) or b"\1", "big")
         numbers = np.array([known.get(chunk_id, HOLE) for chunk_id in ids], "u8")
         numbers[fresh] = np.arange(first, first + len(fresh), dtype="u8")
-        rows = sorted((ids[position], _NUMBER.pack(numbers[position])) for position in fresh)
+        rows = sorted((ids[position], pack_u64(numbers[position])) for position in fresh)
         self._database.cursor(txn, "chunks").putmulti(rows)
         records = places[fresh]
         for at in range(0, len(records), _RUN):
             run = records[at : at + _RUN].tobytes()
-            self._database.put(txn, "places", _NUMBER.pack(first + at), run)
-        self._database.put(txn, "state", _NEXT_NUMBER, _NUMBER.pack(first + len(fresh)))
+            self._database.put(txn, "places", pack_u64(first + at), run)
+        self._database.put(txn, "state", _NEXT_NUMBER, pack_u64(first + len(fresh)))
         return numbers
 
     def places(self, txn: Transaction, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
@@ -92,7 +91,7 @@ class ChunkIndex:
     def runs(self, txn: Transaction) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
         """All places: (first number, PLACE records), ascending."""
         for key, value in self._database.items(txn, "places"):
-            yield _NUMBER.unpack(key)[0], np.frombuffer(value, PLACE)
+            yield unpack_u64(key), _places(value)
 
     def count(self, txn: Transaction) -> int:
         """How many numbers were ever given."""
@@ -102,7 +101,7 @@ class ChunkIndex:
 
 def _run_with(cursor: Any, number: int) -> tuple[int, npt.NDArray[np.void]]:
     """The run that starts at `number`, or the next one before it."""
-    key = _NUMBER.pack(number)
+    key = pack_u64(number)
     if cursor.set_range(key):
         found = cursor.key() == key or cursor.prev()
     else:
@@ -110,4 +109,10 @@ def _run_with(cursor: Any, number: int) -> tuple[int, npt.NDArray[np.void]]:
     if not found:
         return 0, np.empty(0, PLACE)
     first, run = cursor.item()
-    return _NUMBER.unpack(first)[0], np.frombuffer(run, PLACE)
+    return unpack_u64(first), _places(run)
+
+
+def _places(run: bytes) -> npt.NDArray[np.void]:
+    if len(run) % PLACE.itemsize:
+        raise CorruptStore("the store's tables are damaged: a run of places has the wrong length")
+    return np.frombuffer(run, PLACE)

@@ -63,12 +63,21 @@ class Layout:
         """The file whose lock says that this session lives."""
         return self.tmp / f"session-{session}.lock"
 
+    def locked_sessions(self) -> set[int]:
+        """The sessions that have a lock file, held or left behind."""
+        names = (path.name for path in self.tmp.glob("session-*.lock"))
+        numbers = (name.removeprefix("session-").removesuffix(".lock") for name in names)
+        return {int(number) for number in numbers if number.isdigit()}
+
     def create(self) -> None:
         """Make what is missing of an empty store; FORMAT comes last, so that half a store is no store.
 
         Raises: FailedPrecondition: the folder holds something else.
         """
+        absent = [path for path in (self.root, *self.root.parents) if not path.exists()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in absent:
+            files.fsync_directory(path.parent)
         ours = {path.name for path in (self.meta, self.chunks, self.tmp)}
         strangers = sorted(
             path.name

@@ -69,8 +69,9 @@ class ChunkReader:
         with self._database.read() as txn:
             places = self._index.places(txn, wanted)
         contents: list[bytes | memoryview] = [b""] * len(wanted)
-        damaged: list[int] = []
-        for group in _neighbours(places):
+        is_possible = _is_possible(places)
+        damaged: list[int] = wanted[~is_possible].tolist()
+        for group in _neighbours(places, np.flatnonzero(is_possible)):
             decoded = self._decode(places[group])
             for position, content in zip(group.tolist(), decoded, strict=True):
                 if content is None:
@@ -153,9 +154,25 @@ class ChunkReader:
         ]
 
 
-def _neighbours(places: npt.NDArray[np.void]) -> list[npt.NDArray[np.int64]]:
+def _is_possible(places: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Whether a place is one that a session writes; in damaged tables it may ask for any amount of memory."""
+    possible: npt.NDArray[np.bool_] = (
+        (places["address"] < np.uint64(1 << 62))
+        & (places["encoded"] > 0)
+        & (places["encoded"] <= frame.MAX_ENCODED)
+        & (places["decoded"] > 0)
+        & (places["decoded"] <= frame.MAX_DECODED)
+    )
+    return possible
+
+
+def _neighbours(
+    places: npt.NDArray[np.void], positions: npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.int64]]:
     """Positions in groups that are worth one read, each ascending by address."""
-    order = np.argsort(places["address"], kind="stable")
+    if not len(positions):
+        return []
+    order = positions[np.argsort(places["address"][positions], kind="stable")]
     starts = places["address"][order].astype("i8")
     ends = starts + places["encoded"][order]
     cuts = [0]

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -26,10 +25,16 @@ import numpy as np
 
 from layerstore import kernels
 from layerstore.chunking import HOLE_ID
-from layerstore.errors import Busy, FailedPrecondition, LayerstoreError
+from layerstore.errors import (
+    CorruptStore,
+    FailedPrecondition,
+    LayerstoreError,
+    StoreFull,
+)
 from layerstore.formats import frame
 from layerstore.store import files
 from layerstore.store.chunkfile import ChunkFile, Extent
+from layerstore.store.database import pack_u64, unpack_u64
 from layerstore.store.index import PLACE
 from layerstore.tree import HOLE
 
@@ -54,7 +59,6 @@ _SYNC_EVERY = (
 _PIECE = frame.MAX_DECODED  # metadata is cut at this length, without looking at it
 
 _PENDING = np.uint64(1 << 63)  # a chunk number that the next flush will give
-_KEY = struct.Struct(">Q")
 _NEXT_SESSION = b"next_session"
 
 
@@ -95,6 +99,7 @@ class WriteSession:
         self._id = 0
         self._lock: int | None = None
         self._failed: BaseException | None = None
+        self._closed = False
         self.new_chunks = 0
         self.new_bytes = 0  # encoded
 
@@ -122,6 +127,7 @@ class WriteSession:
 
         Raises: StoreFull: nothing of this call counts; the session can still be closed in order.
         """
+        self._check_usable()
         keys = [ids[at : at + 32] for at in range(0, len(ids), 32)]
         with self._database.read() as txn:
             known = self._index.lookup(txn, keys)
@@ -140,7 +146,9 @@ class WriteSession:
         if fresh:
             try:
                 self._append(data, lengths, starts, keys, fresh)
-            except BaseException:
+            except BaseException as error:
+                if not isinstance(error, StoreFull):
+                    self._failed = error
                 for position in fresh:
                     del self._pending[keys[position]]
                 raise
@@ -183,17 +191,25 @@ class WriteSession:
         return numbers
 
     def close(self) -> None:
-        """Drop what was not flushed and give the unused space back; the session cannot be used again."""
+        """Drop what was not flushed and give the unused space back; the session cannot be used again.
+
+        A second call does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
         self._write_back.close()
         lock, self._lock = self._lock, None
-        if lock is not None:
-            try:
-                tails = [Extent(ours.committed, ours.end) for ours in self._reserved]
-                _give_back(self._database, self._chunkfile, self._id, tails)
-                self._layout.session_lock(self._id).unlink(missing_ok=True)
-            finally:
+        try:
+            if lock is not None:
+                # Where that fails (a full disk), the next open reclaims it as it would a dead session's.
+                with suppress(OSError, LayerstoreError):
+                    _give_back(self._database, self._chunkfile, self._id)
+                    self._layout.session_lock(self._id).unlink(missing_ok=True)
+        finally:
+            if lock is not None:
                 os.close(lock)
-        self._chunkfile.close()
+            self._chunkfile.close()
 
     def _append(
         self,
@@ -225,12 +241,12 @@ class WriteSession:
             self._chunkfile.write(ours.used, b"".join(frames[at:until]))
             ours.used += int(ends[count - 1])
             at = until
-        self._places.append(places)
         encoded = int(places["encoded"].sum(dtype="u8"))
+        self._write_back.wrote(encoded)
+        self._places.append(places)
         self._group_bytes += encoded
         self.new_chunks += len(frames)
         self.new_bytes += encoded
-        self._write_back.wrote(encoded)
 
     def _with_room(self, length: int) -> _Reserved:
         """Our last extent, or a new one where that has no room for a frame."""
@@ -245,19 +261,18 @@ class WriteSession:
 
     def _register(self) -> None:
         """Take a number, and the lock that says we live, before anything is reserved under it."""
-        with self._database.write() as txn:
-            self._id = int.from_bytes(
-                self._database.get(txn, "state", _NEXT_SESSION) or b"\1", "big"
-            )
-            self._database.put(txn, "state", _NEXT_SESSION, _KEY.pack(self._id + 1))
-        self._lock = files.lock_file(self._layout.session_lock(self._id), create=True)
-        if self._lock is None:
-            raise Busy(f"{self._layout.session_lock(self._id)} is locked; repeat the call")
+        while self._lock is None:  # who cleans up may hold a lock file for a moment
+            with self._database.write() as txn:
+                number = self._database.get(txn, "state", _NEXT_SESSION) or b"\1"
+                self._id = int.from_bytes(number, "big")
+                self._database.put(txn, "state", _NEXT_SESSION, pack_u64(self._id + 1))
+            self._lock = files.lock_file(self._layout.session_lock(self._id), create=True)
 
     @contextmanager
     def _group(self) -> Iterator[Transaction]:
         """The one durable commit point: bytes, then rows, then what the caller adds."""
         ids, before = list(self._pending), self._numbers
+        self._check_usable()
         if ids:
             self._sync()
         try:
@@ -269,21 +284,28 @@ class WriteSession:
                     )
                     self._numbers = np.concatenate([before, numbers])
                 yield txn
-        except BaseException:
+            for ours in self._reserved:
+                ours.committed = ours.used
+            self._pending, self._places, self._group_bytes = {}, [], 0
+        except LayerstoreError:
             self._numbers = before
             raise
-        for ours in self._reserved:
-            ours.committed = ours.used
-        self._pending, self._places, self._group_bytes = {}, [], 0
+        except BaseException as error:
+            # Whether LMDB has committed is not known here (a signal may come between): no more from this session.
+            self._numbers, self._failed = before, error
+            raise
 
     def _sync(self) -> None:
         try:
-            if self._failed is None:
-                self._write_back.wait()
-                self._chunkfile.sync()
+            self._write_back.wait()
+            self._chunkfile.sync()
         except BaseException as error:
             self._failed = error
             raise
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("this session is closed; begin a new one")
         if self._failed is not None:
             raise FailedPrecondition(
                 "the disk failed in this session; begin a new one"
@@ -293,7 +315,7 @@ class WriteSession:
         """Write down what we have reserved, and how much of it holds committed chunks."""
         rows = [[ours.start, ours.end, ours.committed] for ours in reserved]
         document = json.dumps({"extents": rows}).encode()
-        self._database.put(txn, "sessions", _KEY.pack(self._id), document)
+        self._database.put(txn, "sessions", pack_u64(self._id), document)
 
 
 class _WriteBack:
@@ -342,33 +364,44 @@ def reclaim_dead_sessions(layout: Layout, database: Database, chunkfile: ChunkFi
     can punch a range that has a new owner.
     """
     with database.read() as txn:
-        sessions = [_KEY.unpack(key)[0] for key, _ in database.items(txn, "sessions")]
+        sessions = {unpack_u64(key) for key, _ in database.items(txn, "sessions")}
     reclaimed = 0
-    for session in sessions:
+    for session in sorted(sessions | layout.locked_sessions()):
         path = layout.session_lock(session)
         lock = files.lock_file(path, create=True)
         if lock is None:
             continue
         try:
-            with database.read() as txn:
-                data = database.get(txn, "sessions", _KEY.pack(session))
-            if data is not None:
-                tails = [Extent(used, end) for _, end, used in json.loads(data)["extents"]]
-                _give_back(database, chunkfile, session, tails)
-                reclaimed += 1
+            reclaimed += _give_back(database, chunkfile, session)
             path.unlink(missing_ok=True)
         finally:
             os.close(lock)
     return reclaimed
 
 
-def _give_back(
-    database: Database, chunkfile: ChunkFile, session: int, tails: Sequence[Extent]
-) -> None:
-    """End a session whose lock we hold: what it did not commit is punched first, then free."""
+def _tails(data: bytes) -> list[Extent]:
+    """What a session had reserved and not committed, from its record."""
+    try:
+        return [Extent(int(used), int(end)) for _, end, used in json.loads(data)["extents"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptStore(f"the record of a session is damaged: {error!r}") from error
+
+
+def _give_back(database: Database, chunkfile: ChunkFile, session: int) -> bool:
+    """End a session whose lock we hold: what it did not commit is punched, then free; whether it had begun.
+
+    What it committed is told by its record, not by the session's memory: an exception (a signal, MemoryError) may
+    have come between LMDB's commit and the session's note of it.
+    """
+    with database.read() as txn:
+        data = database.get(txn, "sessions", pack_u64(session))
+    if data is None:
+        return False
+    tails = _tails(data)
     for tail in tails:
         chunkfile.punch(tail)
     with database.write() as txn:
-        database.delete(txn, "sessions", _KEY.pack(session))
+        database.delete(txn, "sessions", pack_u64(session))
         for tail in tails:
             chunkfile.release(txn, tail)
+    return True

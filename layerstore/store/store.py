@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from layerstore.errors import FailedPrecondition
+from layerstore.errors import CorruptStore, FailedPrecondition, StoreFull
 from layerstore.store.catalog import Catalog
 from layerstore.store.chunkfile import ChunkFile
 from layerstore.store.database import Database
@@ -45,13 +45,24 @@ class Store:
         if create and not read_only and not self.layout.format.exists():
             self.layout.create()
         self.read_only = not self.layout.check() or read_only
-        self.database = Database.open(self.layout.meta, read_only=self.read_only)
-        self.catalog = Catalog(self.database)
-        self.index = ChunkIndex(self.database)
-        self.chunkfile = ChunkFile(self.layout.chunks, self.database, read_only=self.read_only)
-        self.reader = ChunkReader(self.database, self.index, self.chunkfile)
-        if not self.read_only:
-            reclaim_dead_sessions(self.layout, self.database, self.chunkfile)
+        with ExitStack() as opened:
+            try:
+                self.database = Database.open(self.layout.meta, read_only=self.read_only)
+                opened.callback(self.database.close)
+                self.chunkfile = ChunkFile(
+                    self.layout.chunks, self.database, read_only=self.read_only
+                )
+                opened.callback(self.chunkfile.close)
+            except FileNotFoundError as error:
+                raise CorruptStore(f"{error.filename} of the store is missing") from error
+            self.catalog = Catalog(self.database)
+            self.index = ChunkIndex(self.database)
+            self.reader = ChunkReader(self.database, self.index, self.chunkfile)
+            if not self.read_only:
+                # Nobody is kept from a full store: what is not taken back now is found again later.
+                with suppress(StoreFull):
+                    reclaim_dead_sessions(self.layout, self.database, self.chunkfile)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -65,9 +76,8 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close files; sessions must be closed before."""
-        self.chunkfile.close()
-        self.database.close()
+        """Close files; sessions must be closed before. A second call does nothing."""
+        self._opened.close()
 
     def begin(self) -> WriteSession:
         """Begin a write session.
