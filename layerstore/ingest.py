@@ -105,11 +105,8 @@ def ingest_layer(
     session: WriteSession,
     *,
     params: ChunkParams = DEFAULT_PARAMS,
-    progress: Callable[[int], object] = lambda size: None,
 ) -> IngestReport:
     """Store a layer; it is durable and visible when this returns.
-
-    `progress` is called with the bytes of tar that each step has added.
 
     Raises:
         MalformedInput: not what it should be; names the blob, the tar entry and the offset in the tar.
@@ -213,7 +210,7 @@ def _decode(wire: VerifyingReader, compression: Compression, expected: Expected)
     while part := decoder.read(_BLOCK - size):
         parts.append(part)
         size += len(part)
-        if size == _BLOCK:
+        if size >= _BLOCK:
             yield b"".join(parts)
             parts, size = [], 0
     wire.finish()

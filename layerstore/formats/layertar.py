@@ -144,7 +144,9 @@ def _kind_and_path(member: Member) -> tuple[Kind, bytes]:
 def _pack_xattrs(member: Member, xattrs: dict[bytes, bytes]) -> bytes:
     for name, value in xattrs.items():
         if not 0 < len(name) <= MAX_NAME or b"\0" in name or len(value) > _MAX_XATTR:
-            raise _malformed(member, "an extended attribute whose name or value is too long or empty")
+            raise _malformed(
+                member, "an extended attribute whose name or value is too long or empty"
+            )
     return pack_xattrs(xattrs)
 
 

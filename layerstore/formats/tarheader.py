@@ -87,12 +87,13 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
     Raises: MalformedInput: a record's length or shape is wrong.
     """
     records: dict[bytes, bytes] = {}
+    pairs: list[bytes] = []
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 20)
         digits = body[at:space] if space > at else b""
-        end = at + int(digits) if digits.isdigit() else 0
-        if end <= space or end > len(body) or body[end - 1] != 0x0A:
+        end = at + int(digits) if digits.isdigit() else at
+        if end <= max(space, at) or end > len(body) or body[end - 1] != 0x0A:
             # Some writers pad the body with NULs: nothing but NULs may follow the last record.
             if not body[at:].strip(b"\0"):
                 break
@@ -100,11 +101,13 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals:
             raise MalformedInput("broken PAX record")
-        if key == b"GNU.sparse.offset" or key == b"GNU.sparse.numbytes":  # format 0.0 repeats two keys; keep them all, in order
-            records[b"GNU.sparse.map"] = records.get(b"GNU.sparse.map", b"") + value + b","
+        if key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
+            pairs.append(value)  # format 0.0 repeats two keys; keep them all, in order
         else:
             records[key] = value
         at = end
+    if pairs:
+        records[b"GNU.sparse.map"] = b",".join(pairs)
     return records
 
 
@@ -125,7 +128,7 @@ def apply_pax(header: Header, records: dict[bytes, bytes]) -> tuple[Header, int]
 
 def parse_sparse_pairs(text: bytes) -> SparseMap:
     """The map of PAX sparse formats 0.0 and 0.1: "offset,length,offset,length…"."""
-    numbers = [_number(part) for part in text.rstrip(b",").split(b",")] if text else []
+    numbers = [_number(part) for part in text.split(b",")] if text else []
     return _pairs(numbers)
 
 

@@ -146,7 +146,8 @@ class TarSplitter:
         if missing:
             problem = f"the tar is truncated: {missing - len(rest)} bytes of this entry are missing"
         elif rest.strip(b"\0") or self._pax is not None or self._long_name or self._long_link:
-            problem = "the tar is truncated inside a header" if self.offset else "not a tar archive"
+            is_tar = self.offset or len(rest) >= BLOCK
+            problem = "the tar is truncated inside a header" if is_tar else "not a tar archive"
         else:
             return
         raise MalformedInput(problem, entry=_text(self._name), offset=self.offset + len(rest))
@@ -342,7 +343,10 @@ def _find_sparse_map(
     version = pax.get(b"GNU.sparse.major", b"0"), pax.get(b"GNU.sparse.minor", b"0")
     if version in {(b"0", b"0"), (b"0", b"1")} and b"GNU.sparse.map" in pax:
         return parse_sparse_pairs(pax[b"GNU.sparse.map"]), _real_size(pax), 0
-    if version != (b"1", b"0"):  # not sparse, or in a way that nobody knows: its payload is what it is
+    if version != (
+        b"1",
+        b"0",
+    ):  # not sparse, or in a way that nobody knows: its payload is what it is
         return None, row.size, 0
     body = data[at + BLOCK : at + BLOCK + row.size]
     found = parse_sparse_1_0(body)
