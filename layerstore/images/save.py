@@ -288,9 +288,8 @@ class _Saver:
         )
         known = entry["RepoTags"]
         if isinstance(known, list):
-            known += [
-                name for tag in tags if (name := parse_reference(tag).familiar()) not in known
-            ]
+            # Full names: buildah and podman take a short one for an image of `localhost`.
+            known += [name for tag in tags if (name := str(parse_reference(tag))) not in known]
 
 
 @contextmanager

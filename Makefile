@@ -1,0 +1,81 @@
+# make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
+# make test                            set up, then everything that has to pass
+#
+# Also: setup, lint, check (= lint + test), bench, bench-smoke, sanitize, wheel, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
+
+PYTHON ?= python3
+VENV   ?= .venv
+IMAGES ?=
+CORPUS ?=
+
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+NATIVE  := $(wildcard native/*.c native/*.h)
+KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
+
+.PHONY: setup demo test lint check bench bench-smoke sanitize wheel clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+demo: $(READY)
+	@$(BIN)/python -m tools.demo $(IMAGES)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The kernels are named, so that a build that failed cannot pass as a test of them.
+test: lint
+	LAYERSTORE_KERNELS=$$($(KERNELS)) $(BIN)/pytest -q
+	LAYERSTORE_KERNELS=pure $(BIN)/pytest -q tests/unit tests/property
+	@test "$$($(KERNELS))" = native || echo "The C kernels were not built (see $(VENV)/setup.log): only the pure ones were tested."
+
+check: lint test
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.bench_ingest $(if $(CORPUS),--corpus $(CORPUS))
+
+bench-smoke: $(READY)
+	$(BIN)/python -m benchmarks.bench_ingest --peers none --rounds 1
+	$(BIN)/pytest -q benchmarks/bench_kernels.py --benchmark-max-time=0.02 --benchmark-min-rounds=1
+
+# The C kernels under libFuzzer, ASan and UBSan; then the tests of the kernels against an extension built with them.
+sanitize: $(READY)
+	$(MAKE) -C native/fuzz check CUT_HASH_RUNS=2000 TAR_SCAN_RUNS=200000
+	rm -rf build/sanitize && mkdir -p build/sanitize/source
+	cp -r pyproject.toml setup.py README.md LICENSE NOTICE layerstore native build/sanitize/source/
+	rm -f build/sanitize/source/layerstore/*.so
+	LAYERSTORE_SANITIZE=1 LAYERSTORE_NATIVE=require $(BIN)/pip install -q --no-deps --target build/sanitize/lib build/sanitize/source
+	cp -r tests pyproject.toml build/sanitize/lib/
+	cd build/sanitize/lib && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 LAYERSTORE_KERNELS=native PYTHONPATH=. \
+	  $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider tests/unit/test_kernels.py
+
+# The wheel, installed into an environment of its own and used from another folder, with native and with pure kernels.
+wheel: $(READY)
+	rm -rf build/wheel && $(BIN)/python -m build -q --wheel --outdir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv && build/wheel/venv/bin/pip install -q build/wheel/*.whl
+	cd build/wheel && LAYERSTORE_KERNELS=native venv/bin/layerstore version && LAYERSTORE_KERNELS=pure venv/bin/layerstore version
+	cd build/wheel && venv/bin/python -c "import layerstore; assert 'site-packages' in layerstore.__file__, layerstore.__file__"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "layerstore needs Python 3.11: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: on Debian, apt-get install python3-venv" >&2; exit 1; }
+
+# Dependency groups need pip 25.1. The build is isolated: setuptools comes from the package index.
+$(READY): $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
+	@echo "Setting up $(VENV) (half a minute; the log is $(VENV)/setup.log) ..."
+	@rm -f layerstore/_native.*.so   # a build that fails must not leave the old one
+	@{ $(BIN)/python -m pip install --upgrade "pip>=25.1" && \
+	   $(BIN)/python -m pip install --editable . --group dev; } > $(VENV)/setup.log 2>&1 || \
+	  { tail -n 40 $(VENV)/setup.log >&2; exit 1; }
+	@echo "Kernels: $$($(KERNELS))"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build layerstore.egg-info layerstore/_native.*.so

@@ -1,0 +1,208 @@
+"""A full filesystem at several fill levels: StoreFull, nothing acknowledged lost, and work goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerstore.api import open_store
+from layerstore.errors import StoreFull
+from tests.support.stores import (
+    assert_clean,
+    assert_holds,
+    sample_images,
+    write_archive,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MIB = 1 << 20
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 24 MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    if request.param == "tmpfs":
+        _run("mount", "-t", "tmpfs", "-o", "size=24m", "layerstore-test", mounted)
+    else:
+        image = tmp_path / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(24 * _MIB)
+        _run("mkfs.ext4", "-q", "-m", "0", image)
+        _run("mount", "-o", "loop", image, mounted)
+    try:
+        yield mounted
+    finally:
+        _run("umount", mounted)
+
+
+def _fill(disk: Path, leave: int) -> Path:
+    """Take all room but `leave` bytes, to the last block where that is none."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        size = max(free - leave, 0)
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            while not leave:
+                file.seek(0, os.SEEK_END)
+                if not file.write(bytes(4096)):
+                    break
+        except OSError:
+            pass
+        os.fsync(file.fileno())
+    return filler
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_load_into_a_full_filesystem_says_so_and_harms_nothing(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    first, second = sample_images(11, count=2, layer_size=2 * _MIB, layers=3)
+    archive = write_archive(tmp_path, second)
+    root = small_disk / "store"
+    with open_store(root) as store:
+        store.load(write_archive(tmp_path, first))
+    refused = 0
+    for leave in (0, 4096, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 600 << 10, 2 * _MIB, 3 * _MIB):
+        filler = _fill(small_disk, leave)
+        try:
+            with open_store(root) as store:
+                store.load(archive)
+        except StoreFull:
+            refused += 1
+        with open_store(root) as store:  # still full
+            assert store.verify().damages == ()
+            assert_holds(store, first)
+        filler.unlink()
+        with open_store(root) as store:
+            assert_clean(store)
+            assert_holds(store, first)
+    assert refused >= 6
+    with open_store(root) as store:
+        store.load(archive)
+        assert_clean(store)
+        assert_holds(store, second)
+
+
+@pytest.mark.root
+def test_the_same_store_object_works_on_when_there_is_room_again(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    first, second = sample_images(12, count=2, layer_size=2 * _MIB)
+    archive = write_archive(tmp_path, second)
+    with open_store(small_disk / "store") as store:
+        store.load(write_archive(tmp_path, first))
+        for leave in (0, 8192, 100 << 10, 1 * _MIB):
+            filler = _fill(small_disk, leave)
+            with pytest.raises(StoreFull):
+                store.load(archive)
+            assert_holds(store, first)
+            filler.unlink()
+        store.load(archive)
+        assert_holds(store, second)
+    with open_store(small_disk / "store") as store:
+        assert_clean(store)
+
+
+@pytest.mark.root
+def test_names_on_a_full_filesystem_are_refused_and_not_half_given(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    (image,) = sample_images(13, count=1, layer_size=_MIB)
+    with open_store(small_disk / "store") as store:
+        store.load(write_archive(tmp_path, image))
+        filler = _fill(small_disk, 0)
+        given = []
+        with pytest.raises(StoreFull):  # noqa: PT012  # the pages at hand last for a while
+            for number in range(5000):
+                store.tag(image.tags[0], f"test/tagged:{number}-{'x' * 60}")
+                given.append(number)
+        filler.unlink()
+        assert len(store.images()[0].names) == len(given) + 1
+        store.tag(image.tags[0], "test/tagged:after")
+    with open_store(small_disk / "store") as store:
+        assert_clean(store)
+        assert len(store.images()[0].names) == len(given) + 2
+
+
+@pytest.mark.root
+def test_tables_that_cannot_grow_are_a_full_store(tmp_path: Path) -> None:
+    images = sample_images(14, count=4, layer_size=2 * _MIB)
+    archives = [write_archive(tmp_path, image) for image in images]
+    meta = tmp_path / "store" / "meta"
+    meta.mkdir(parents=True)
+    _run("mount", "-t", "tmpfs", "-o", "size=1m", "layerstore-test", meta)
+    try:
+        with open_store(tmp_path / "store") as store:
+            store.load(archives[0])
+            filler = _fill(meta, 0)
+            with pytest.raises(StoreFull):  # noqa: PT012  # the pages at hand last for a while
+                for archive in archives[1:]:
+                    store.load(archive)
+            assert_holds(store, images[0])
+        with open_store(tmp_path / "store") as store:
+            assert store.verify().damages == ()
+            filler.unlink()
+        with open_store(tmp_path / "store") as store:
+            assert_clean(store)
+            store.load(archives[1])
+            assert_holds(store, images[1])
+    finally:
+        _run("umount", meta)
+
+
+_LIMITED = """
+import resource, sys
+from layerstore.api import open_store
+from layerstore.errors import StoreFull
+root, action, what, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+with open_store(root) as store:
+    try:
+        if action == "load":
+            store.load(what)
+        else:
+            for number in range(5000):
+                store.tag(what, f"test/limited:{number}-" + 60 * "x")
+    except StoreFull as error:
+        print("full:", error)
+        sys.exit(10)
+"""
+
+
+@pytest.mark.parametrize("action", ["load", "tag"])
+def test_limit_on_the_size_of_files_is_a_full_store(tmp_path: Path, action: str) -> None:
+    first, second = sample_images(15, count=2, layer_size=_MIB)
+    root = tmp_path / "store"
+    with open_store(root) as store:
+        store.load(write_archive(tmp_path, first))
+    what = write_archive(tmp_path, second) if action == "load" else first.tags[0]
+    # The new image does not fit below 1 MiB of the chunk file; the tables may grow by a few pages only.
+    limit = _MIB if action == "load" else (root / "meta" / "data.mdb").stat().st_size + (32 << 10)
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(root), action, str(what), str(limit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 10, done.stderr
+    with open_store(root) as store:
+        assert_clean(store)
+        assert_holds(store, first)
+        store.load(write_archive(tmp_path, second))
+        assert_holds(store, second)
