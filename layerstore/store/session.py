@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -29,7 +31,6 @@ from layerstore.errors import (
     CorruptStore,
     FailedPrecondition,
     LayerstoreError,
-    StoreFull,
 )
 from layerstore.formats import frame
 from layerstore.store import files
@@ -58,6 +59,8 @@ _SYNC_EVERY = (
 )  # encoded bytes after which writing back starts, so that the commit does not wait for all
 _PIECE = frame.MAX_DECODED  # metadata is cut at this length, without looking at it
 
+_JOBS = 2  # calls of put_chunks whose chunks are still being encoded and written
+
 _PENDING = np.uint64(1 << 63)  # a chunk number that the next flush will give
 _NEXT_SESSION = b"next_session"
 
@@ -76,7 +79,8 @@ class WriteSession:
     """A write transaction on a store; leaving it without `commit` undoes what was not flushed.
 
     What was flushed without a record that reaches it is garbage that the next ingest of the same bytes uses again.
-    After an error of the disk (EIO) a session only closes: the kernel reports it once, and the pages may be gone.
+    After an error while writing (a full disk, EIO) a session only closes: the kernel reports EIO once, and the pages
+    may be gone.
     Thread safety: one thread at a time.
     """
 
@@ -89,6 +93,8 @@ class WriteSession:
         self._chunkfile = ChunkFile(layout.chunks, database, read_only=False)
         self._encoder = frame.FrameEncoder(threads=min(os.cpu_count() or 1, 4))
         self._write_back = _WriteBack(self._chunkfile)
+        self._appender = ThreadPoolExecutor(1, "layerstore-append")
+        self._jobs: deque[Future[None]] = deque()
         self._pending: dict[
             bytes, int
         ] = {}  # chunk ID -> position among all chunks that were new to us
@@ -123,9 +129,10 @@ class WriteSession:
     ) -> npt.NDArray[np.uint64]:
         """Store the chunks of `data` that are new; returns the number of each, or a promise of it.
 
-        Promises are made numbers by `numbers_of`, after `flush`. Holes get the number of the hole.
+        Promises are made numbers by `numbers_of`, after `flush`. Holes get the number of the hole. Encoding and
+        writing go on in a thread of the session; at most two calls are behind.
 
-        Raises: StoreFull: nothing of this call counts; the session can still be closed in order.
+        Raises: StoreFull, OSError: of this call or an earlier one; the session can only be closed then.
         """
         self._check_usable()
         keys = [ids[at : at + 32] for at in range(0, len(ids), 32)]
@@ -144,14 +151,10 @@ class WriteSession:
                 number = pending | (1 << 63)
             numbers.append(number)
         if fresh:
-            try:
-                self._append(data, lengths, starts, keys, fresh)
-            except BaseException as error:
-                if not isinstance(error, StoreFull):
-                    self._failed = error
-                for position in fresh:
-                    del self._pending[keys[position]]
-                raise
+            self._finish_jobs(_JOBS - 1)
+            self._jobs.append(
+                self._appender.submit(self._append, data, lengths, starts, keys, fresh)
+            )
         return np.array(numbers, "u8")
 
     def put_bytes(self, data: bytes) -> npt.NDArray[np.uint64]:
@@ -165,6 +168,10 @@ class WriteSession:
     def group_is_full(self) -> bool:
         """Whether enough is pending for a `flush` to pay."""
         return self._group_bytes >= GROUP_BYTES or len(self._pending) >= _GROUP_CHUNKS
+
+    def settle(self) -> None:
+        """Wait until what was put is encoded and written (not durable yet); raises what went wrong on the way."""
+        self._finish_jobs(0)
 
     def flush(self) -> None:
         """Make the pending chunks durable and visible, so that their numbers are known."""
@@ -198,6 +205,7 @@ class WriteSession:
         if self._closed:
             return
         self._closed = True
+        self._appender.shutdown(cancel_futures=True)
         self._write_back.close()
         lock, self._lock = self._lock, None
         try:
@@ -271,8 +279,9 @@ class WriteSession:
     @contextmanager
     def _group(self) -> Iterator[Transaction]:
         """The one durable commit point: bytes, then rows, then what the caller adds."""
-        ids, before = list(self._pending), self._numbers
         self._check_usable()
+        self.settle()
+        ids, before = list(self._pending), self._numbers
         if ids:
             self._sync()
         try:
@@ -303,12 +312,21 @@ class WriteSession:
             self._failed = error
             raise
 
+    def _finish_jobs(self, left: int) -> None:
+        """Wait until no more than `left` appends are under way."""
+        try:
+            while len(self._jobs) > left:
+                self._jobs.popleft().result()
+        except BaseException as error:
+            self._failed = error
+            raise
+
     def _check_usable(self) -> None:
         if self._closed:
             raise FailedPrecondition("this session is closed; begin a new one")
         if self._failed is not None:
             raise FailedPrecondition(
-                "the disk failed in this session; begin a new one"
+                "an earlier write of this session failed; begin a new one"
             ) from self._failed
 
     def _record(self, txn: Transaction, reserved: Sequence[_Reserved]) -> None:

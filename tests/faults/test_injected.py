@@ -146,6 +146,7 @@ def test_session_is_of_no_use_after_a_failed_write(store: LayerStore) -> None:
         put_file(session, payload(3, 50_000))
         with failing("pwrite_all", errno.EIO, 0), pytest.raises(OSError, match="Input/output"):
             put_file(session, payload(4, 50_000))
+            session.settle()
         with pytest.raises(FailedPrecondition):
             session.flush()
     with store.store.read() as txn:
@@ -156,6 +157,7 @@ def test_error_that_only_the_background_sync_sees_fails_the_commit(store: LayerS
     with store.store.begin() as session:
         with failing("fdatasync", errno.EIO, 0) as fault:
             put_file(session, payload(5, 300_000))
+            session.settle()
             session._write_back.close()
         assert fault.hit, "the background thread synced"
         with pytest.raises(OSError, match="Input/output"), session.commit():
@@ -169,8 +171,10 @@ def test_later_success_does_not_hide_a_failed_background_sync(store: LayerStore)
     with store.store.begin() as session:
         with failing("fdatasync", errno.EIO, 0):
             put_file(session, payload(6, 300_000))
+            session.settle()
             session._write_back.close()
         put_file(session, payload(7, 300_000))  # syncs once more in the background, with success
+        session.settle()
         session._write_back.close()
         with pytest.raises(OSError, match="Input/output"):
             session.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +17,9 @@ from tests.support.snapshots import open_snapshots
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    from layerstore.snapshots import Snapshots
+    from layerstore.store.snapstate import SnapshotRecord
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -53,6 +58,41 @@ def test_one_process_wins_each_key(tmp_path: Path) -> None:
         assert len(sources) == len(keys)
         assert all(Path(source).is_dir() for source in sources)
         assert snapshots.cleanup() == 0
+
+
+def _upper(snapshots: Snapshots, key: str) -> Path:
+    (spec,) = snapshots.mounts(key)
+    found = [option for option in spec.options if option.startswith("upperdir=")]
+    return Path(found[0].partition("=")[2] if found else spec.source)
+
+
+def _dies_committing(root: Path) -> None:
+    """Commit, and die where the record would become durable."""
+    with open_snapshots(root) as snapshots:
+        table = snapshots._table
+        put = table.put
+
+        def put_and_die(txn: Any, record: SnapshotRecord) -> None:
+            put(txn, record)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        table.put = put_and_die  # type: ignore[method-assign]  # the last moment before the transaction ends
+        snapshots.commit("c", "a")
+
+
+def test_killed_at_the_end_of_commit_keeps_the_changes(tmp_path: Path) -> None:
+    with open_snapshots(tmp_path) as snapshots:
+        snapshots.prepare("a")
+        (_upper(snapshots, "a") / "file").write_bytes(b"precious")
+    child = SPAWN.Process(target=_dies_committing, args=(tmp_path,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL
+    with open_snapshots(tmp_path) as snapshots:
+        assert snapshots.cleanup() == 0
+        assert [(i.name, i.kind) for i in snapshots.walk()] == [("a", SnapshotKind.ACTIVE)]
+        assert (_upper(snapshots, "a") / "file").read_bytes() == b"precious"
+        snapshots.commit("c", "a")
 
 
 def _work(root: Path, told: Connection) -> None:
@@ -98,12 +138,14 @@ def test_killed_between_prepare_and_remove(tmp_path: Path, seed: int) -> None:
         assert last is None or last in infos or f"c{last[1:]}" in infos
         for key, info in infos.items():
             if info.kind is SnapshotKind.ACTIVE:
-                assert Path(snapshots.mounts(key)[0].source).exists()
+                upper = _upper(snapshots, key)
+                assert upper.is_dir()
+                assert info.parent or last != key or (upper / "file").stat().st_size in (0, 100_000)
         snapshots.cleanup()
         assert snapshots.cleanup() == 0
         top = max(committed, key=lambda key: int(key[1:]), default="")
         snapshots.prepare("again", top)
         snapshots.commit("goes on", "again")
         folders = {path.name for path in (tmp_path / "snapshots").iterdir()}
-        active = [i for i in snapshots.walk(["kind==active"])]
+        active = list(snapshots.walk(["kind==active"]))
         assert len(folders) == len(active)

@@ -1,0 +1,1 @@
+"""Ways to show an image as a filesystem."""
