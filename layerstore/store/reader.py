@@ -96,7 +96,7 @@ class ChunkReader:
             literals = self.join_literals(stretch)
             if stretch.part:
                 yield from self._join(self.part(stretch), literals)
-            else:
+            elif literals:
                 yield literals
 
     def _join(self, part: Part, literals: bytes) -> Iterator[bytes]:
@@ -111,14 +111,16 @@ class ChunkReader:
             end = extent + count
             while extent < end:
                 if extent == limit:
-                    yield b"".join(out)
+                    if block := b"".join(out):
+                        yield block
                     out = []
                     first, limit = limit, limits.pop()
                     contents = self._read_extents(part.extents[first:limit])
                 until = min(end, limit)
                 out += contents[extent - first : until - first]
                 extent = until
-        yield b"".join(out)
+        if block := b"".join(out):
+            yield block
 
     def _read_extents(self, extents: npt.NDArray[np.void]) -> list[bytes | memoryview]:
         numbers, lengths = extents["number"], extents["length"]

@@ -1,0 +1,1 @@
+"""Programs around the library: the demo, and makers of images to try it with."""
