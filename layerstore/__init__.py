@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from layerstore.images.progress import Progress
     from layerstore.images.rootfs import ImportOptions, ImportReport
     from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
+    from layerstore.treediff import Change, ChangeKind
+    from layerstore.view import View
 
 __all__ = [
     "ArchiveKind",
+    "Change",
+    "ChangeKind",
     "HistoryStep",
     "ImageDamage",
     "ImageDetails",
@@ -45,6 +49,7 @@ __all__ = [
     "SaveReport",
     "SavedImage",
     "StoreReport",
+    "View",
     "errors",
     "open",
 ]
@@ -70,6 +75,9 @@ _MODULES = {
     "ArchiveKind": "images.save",
     "SaveReport": "images.save",
     "SavedImage": "images.save",
+    "Change": "treediff",
+    "ChangeKind": "treediff",
+    "View": "view",
 }
 
 

@@ -9,11 +9,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from layerstore import emit
+from layerstore import emit, mounting
 from layerstore.archives import open_archive
 from layerstore.digest import DiffID, parse_digest
-from layerstore.images import checking, listing, load, naming, rootfs, save
+from layerstore.images import (
+    checking,
+    commit,
+    listing,
+    load,
+    naming,
+    rootfs,
+    run,
+    save,
+    viewing,
+)
+from layerstore.images.bundle import RunOptions
 from layerstore.images.progress import SILENT
+from layerstore.mount.mounter import AUTO
+from layerstore.snapshots import Snapshots, StoreLowers
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -21,10 +34,16 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from layerstore.images.progress import Progress
+    from layerstore.mount.mounter import Mount, MountInfo
+    from layerstore.snapshots import Info
+    from layerstore.treediff import Change
+    from layerstore.view import View
 
 __all__ = ["LayerStore", "open_store"]
 
 _DEFAULT_IMPORT = rootfs.ImportOptions()
+_DEFAULT_COMMIT = commit.CommitOptions()
+_DEFAULT_RUN = RunOptions()
 
 
 def open_store(
@@ -52,6 +71,7 @@ class LayerStore:
     def __init__(self, store: Store) -> None:
         """Wrap an open store; `open_store` is the usual way here."""
         self.store = store
+        self.snapshots = Snapshots(store, StoreLowers(store))
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +157,24 @@ class LayerStore:
         """The build steps of an image, newest first. Raises: NotFound, InvalidArgument."""
         return listing.history(self.store, name, platform)
 
+    def view(self, name: str, *, platform: str | None = None) -> View:
+        """An image's root filesystem as an object, read as `os` and `open` read. Use it while this is open.
+
+        Raises: NotFound, InvalidArgument, CorruptStore.
+        """
+        return viewing.view_image(self.store, name, platform)
+
+    def export(self, name: str, *, platform: str | None = None) -> Iterator[bytes]:
+        """An image's root filesystem as one tar, block by block, layers merged; equal trees give equal bytes.
+
+        Raises: NotFound, InvalidArgument, at once; CorruptStore, Unsupported, within the tar.
+        """
+        return viewing.export_image(self.store, name, platform)
+
+    def diff(self, lower: str, upper: str, *, platform: str | None = None) -> list[Change]:
+        """What turns one image's root filesystem into another's, by path. Raises as `view`."""
+        return viewing.diff_images(self.store, lower, upper, platform)
+
     def tag(self, source: str, name: str) -> str:
         """Give an image one more name; returns the full name. Raises: NotFound, InvalidArgument."""
         return naming.tag_image(self.store, source, name)
@@ -144,6 +182,57 @@ class LayerStore:
     def remove(self, name: str, *, force: bool = False) -> naming.RemoveReport:
         """Forget a name, and the image with its last name. Raises: NotFound, FailedPrecondition."""
         return naming.remove_image(self.store, name, force=force)
+
+    def mount(
+        self,
+        name: str,
+        target: str | os.PathLike[str],
+        *,
+        rw: bool = False,
+        driver: str = AUTO,
+        upper: str | os.PathLike[str] | None = None,
+        platform: str | None = None,
+    ) -> Mount:
+        """Show an image in a folder until `umount`, or the end of the block that the result is used for.
+
+        `rw` puts a writable layer on top, kept in the folder `upper` where one is given. See docs/mounting.md.
+
+        Raises: NotFound, InvalidArgument, Unsupported (no driver works here), AlreadyExists, FailedPrecondition.
+        """
+        return mounting.mount(
+            self.store, name, target, rw=rw, driver=driver, upper=upper, platform=platform
+        )
+
+    def umount(self, target: str | os.PathLike[str]) -> None:
+        """End the mount at a folder. Raises: NotFound, Busy (somebody uses it)."""
+        mounting.umount(self.store, target)
+
+    def mounts(self) -> list[MountInfo]:
+        """The mounts of this store, oldest first."""
+        return mounting.mounts(self.store)
+
+    def fork(self, name: str, keys: Sequence[str], *, platform: str | None = None) -> list[Info]:
+        """Writable root filesystems of one image, a snapshot for each key, all or none. See docs/snapshots.md.
+
+        Raises: NotFound, AlreadyExists, InvalidArgument.
+        """
+        return commit.fork_image(self.store, self.snapshots, name, keys, platform)
+
+    def commit(
+        self, source: str, name: str, options: commit.CommitOptions = _DEFAULT_COMMIT
+    ) -> commit.CommitReport:
+        """Make an image from an active snapshot or a writable mount: its changes become one more layer.
+
+        Raises: NotFound, FailedPrecondition, InvalidArgument, StoreFull.
+        """
+        return commit.commit_image(self.store, self.snapshots, source, name, options)
+
+    def run(self, name: str, options: RunOptions = _DEFAULT_RUN) -> run.RunReport:
+        """Run a command in a writable root filesystem of an image, through runc or crun, and wait for it.
+
+        Raises: NotFound, InvalidArgument, Unsupported: no OCI runtime is installed.
+        """
+        return run.run_image(self.store, self.snapshots, name, options)
 
     def verify(self, *, progress: Progress = SILENT) -> checking.StoreReport:
         """Re-hash every reachable chunk, layer and kept blob; damage is in the report, not raised.

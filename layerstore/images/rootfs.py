@@ -238,7 +238,8 @@ def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
     records = dict(info.pax_headers)
     info.uname = info.gname = ""
     if status.st_mtime_ns % 10**9:
-        records["mtime"] = f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09d}"
+        seconds, nsec = divmod(abs(status.st_mtime_ns), 10**9)
+        records["mtime"] = f"{'-' if status.st_mtime_ns < 0 else ''}{seconds}.{nsec:09d}"
         info.mtime = status.st_mtime_ns // 10**9
     for key in sorted(os.listxattr(path, follow_symlinks=False)):
         value = os.getxattr(path, key, follow_symlinks=False)

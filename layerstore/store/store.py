@@ -106,9 +106,11 @@ class Store:
     def size_on_disk(self) -> int:
         """Bytes that all of the store's files take, as `du` counts."""
         total = 0
-        for folder, _, names in os.walk(self.layout.root):
-            for name in names:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hot for big stores
+        for folder, folders, names in os.walk(str(self.layout.root)):
+            if folder == str(self.layout.root) and "run" in folders:
+                folders.remove("run")  # private mounts show files of other places
+            for name in (*folders, *names):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hot
         return total
 
     def _need_write(self) -> None:

@@ -23,7 +23,9 @@ TEXT = b"hello, layerstore\n"
 
 
 def block(kind: str, name: str) -> str:
-    found = re.search(rf"^```{kind} {name}\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^```{kind} {name}\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found, f"no block {kind} {name} in {DOCUMENT.name}"
     return found[1]
 

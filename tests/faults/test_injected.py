@@ -144,9 +144,10 @@ def test_session_is_of_no_use_after_a_failed_sync(store: LayerStore) -> None:
 def test_session_is_of_no_use_after_a_failed_write(store: LayerStore) -> None:
     with store.store.begin() as session:
         put_file(session, payload(3, 50_000))
-        with failing("pwrite_all", errno.EIO, 0), pytest.raises(OSError, match="Input/output"):
+        with failing("pwrite_all", errno.EIO, 0):
             put_file(session, payload(4, 50_000))
-            session.settle()
+            with pytest.raises(OSError, match="Input/output"):
+                session.settle()
         with pytest.raises(FailedPrecondition):
             session.flush()
     with store.store.read() as txn:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from layerstore.errors import CorruptStore
 from layerstore.formats.erofs import read_image, write_image, write_metadata_image
 from layerstore.formats.erofs.ondisk import BLOCK, CHECKSUM_SEED, crc32c
-from layerstore.tree import Kind, merge
+from layerstore.merge import merge
+from layerstore.tree import Kind
 from tests.support.erofs_images import DEVICE_BYTES, UUID, joined_holes, shown_by, spans_of
 from tests.support.trees import item, layer_of, shown
 

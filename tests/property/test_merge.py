@@ -14,7 +14,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.tree import HOLE, ROOT, ChangeKind, Entry, Kind, Tree, diff, merge
+from layerstore.merge import merge
+from layerstore.tree import HOLE, ROOT, Entry, Kind, Tree
+from layerstore.treediff import ChangeKind, diff
 from tests.support.trees import Extents, Item, Shown, as_layer, item, layer_of, shown
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerstore.formats.erofs import place_extents
-from layerstore.tree import HOLE, Kind, Tree, merge
+from layerstore.merge import merge
+from layerstore.tree import HOLE, Kind, Tree
 from tests.support.trees import Extents, Item, Shown, directory, layer_of
 
 if TYPE_CHECKING:

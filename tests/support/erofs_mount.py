@@ -23,8 +23,9 @@ from layerstore.formats.erofs import (
     write_image,
     write_metadata_image,
 )
+from layerstore.merge import merge
 from layerstore.mount.linux import MountFlag, create_mount, unmount
-from layerstore.tree import HOLE, Kind, LayerTree, Tree, concat_entries, merge
+from layerstore.tree import HOLE, Kind, LayerTree, Tree, concat_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

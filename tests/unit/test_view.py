@@ -14,15 +14,16 @@ import pytest
 
 from layerstore.digest import DiffID, digest_of
 from layerstore.errors import CorruptStore, InvalidArgument, LayerstoreError, NotFound, Unsupported
+from layerstore.merge import merge
+from layerstore.rootfstar import export_tar
 from layerstore.store.store import Store
-from layerstore.tree import HOLE, Kind, merge
+from layerstore.tree import HOLE, Kind
 from layerstore.view import (
     IsADirectory,
     LinkLoop,
     NoSuchPath,
     NotADirectory,
     View,
-    export_tar,
     layer_tree,
     open_view,
 )

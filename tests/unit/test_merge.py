@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 
 from layerstore.errors import CorruptStore, InvalidArgument, MalformedInput, NotFound
-from layerstore.tree import (
-    EXTENT,
-    HOLE,
-    ROOT,
-    Change,
-    ChangeKind,
-    Kind,
-    LayerTree,
-    Tree,
-    diff,
-    merge,
-)
+from layerstore.merge import merge
+from layerstore.tree import EXTENT, HOLE, ROOT, Kind, LayerTree, Tree
 from tests.support.trees import (
     Item,
     device,
@@ -322,42 +312,3 @@ def test_lookup_is_exact_and_symbolic_links_have_targets() -> None:
         tree.target_of(ROOT)
     assert tree.parent_of(tree.lookup(b"d/f")) == tree.lookup(b"d")
     assert tree.parent_of(ROOT) == ROOT
-
-
-def test_a_diff_names_what_was_added_changed_and_deleted() -> None:
-    lower = [
-        directory(b"d"), file(b"d/same", (1, 5)), file(b"d/content", (1, 5)), file(b"d/mode"), file(b"gone/x"),
-        file(b"dir-to-file/x"), file(b"file-to-dir"), symlink(b"l", b"1"), file(b"x", xattrs={b"user.a": b"1"}),
-    ]  # fmt: skip
-    upper = [
-        file(b"d/content", (2, 5)), file(b"d/mode", mode=0o600), whiteout(b"gone"), file(b"dir-to-file"),
-        file(b"file-to-dir/y/z"), symlink(b"l", b"2"), file(b"x", xattrs={b"user.a": b"2"}), file(b"new/f"),
-    ]  # fmt: skip
-    below, above = _stack(lower), _stack(lower, upper)
-    changes = diff(below, above)
-    assert [(change.kind, change.path) for change in changes] == [
-        (ChangeKind.CHANGED, b"d/content"),
-        (ChangeKind.CHANGED, b"d/mode"),
-        (ChangeKind.CHANGED, b"dir-to-file"),
-        (ChangeKind.CHANGED, b"file-to-dir"),
-        (ChangeKind.ADDED, b"file-to-dir/y"),
-        (ChangeKind.ADDED, b"file-to-dir/y/z"),
-        (ChangeKind.DELETED, b"gone"),
-        (ChangeKind.CHANGED, b"l"),
-        (ChangeKind.ADDED, b"new"),
-        (ChangeKind.ADDED, b"new/f"),
-        (ChangeKind.CHANGED, b"x"),
-    ]
-    assert changes[0] == Change(
-        ChangeKind.CHANGED, b"d/content", below.lookup(b"d/content"), above.lookup(b"d/content")
-    )
-    assert changes[6].upper is None
-    assert changes[-2].lower is None
-
-
-def test_a_diff_does_not_care_how_holes_are_cut() -> None:
-    one = _stack([sparse_file(b"s", ((1, 10),), [(90, 10)], 100), file(b"e")])
-    two = _stack([file(b"s", (HOLE, 40), (HOLE, 50), (1, 10)), file(b"e")])
-    assert diff(one, two) == []
-    other = _stack([file(b"s", (HOLE, 40), (HOLE, 51), (1, 9)), file(b"e")])
-    assert [change.path for change in diff(one, other)] == [b"s"]

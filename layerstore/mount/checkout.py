@@ -1,0 +1,350 @@
+"""The driver `checkout`: an image's root filesystem as plain files in an empty folder. It works everywhere.
+
+Contents are cloned from ROOT/objects where that has them and the filesystem can share blocks (FICLONE), else written
+out; holes stay holes. Hard links into ROOT/objects are not used: mode, owner and time belong to the inode, and a write
+through one would change every image.
+
+Nothing of an image can get outside the folder: each directory is opened from the root down, name by name, without
+following a symbolic link, and everything is made with exclusive calls relative to that descriptor. An image has no `..`.
+
+Without root, owners are not set, and devices and attributes other than `user.*` are left out.
+
+    TARGET/.layerstore-<token>    there while the checkout is being made; what it marks may be taken away
+    ROOT/run/checkout-<token>     there when it is finished
+
+Source: openat(2), ioctl_ficlone(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layerstore.cache import cached_reader
+from layerstore.digest import DiffID, parse_digest
+from layerstore.errors import Busy, CorruptStore, FailedPrecondition, MalformedInput
+from layerstore.formats.erofs import content_path
+from layerstore.mount.contents import name_contents
+from layerstore.mount.driver import Needs, Support
+from layerstore.mount.images import merged_tree
+from layerstore.mount.mountinfo import read_mountinfo
+from layerstore.store import files
+from layerstore.tree import HOLE, ROOT, Kind, Tree
+from layerstore.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO
+
+    from layerstore.mount.places import Places
+    from layerstore.store.mountstate import MountRecord
+    from layerstore.store.store import Store
+
+__all__ = ["CheckoutDriver", "check_out", "read_ahead", "remove_contents", "write_sparse"]
+
+_FICLONE = 0x40049409
+_NO_CLONE = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_AHEAD = 8 << 20  # bytes of files whose chunks are read together
+_DEVICES = {Kind.CHARACTER: 0o020000, Kind.BLOCK: 0o060000}
+
+
+class CheckoutDriver:
+    """See the module. Thread safety: stateless."""
+
+    name = "checkout"
+    is_kernel_mount = False
+
+    def is_there(self, places: Places, record: MountRecord) -> bool:
+        """Whether it was finished; it survives a boot."""
+        return _finished(places, record.token).exists()
+
+    def probe(self, store: Store, places: Places, *, rw: bool) -> Support:
+        """It works everywhere."""
+        del store, places, rw
+        return Support(True)
+
+    def prepare(self, store: Store, places: Places, diff_ids: Sequence[DiffID]) -> Needs:
+        """Nothing is needed."""
+        del store, places, diff_ids
+        return Needs()
+
+    def mount(self, store: Store, places: Places, record: MountRecord) -> None:
+        """Write all files.
+
+        Raises: FailedPrecondition: the folder is not empty. StoreFull, CorruptStore, MalformedInput.
+        """
+        target = Path(record.target)
+        if any(target.iterdir()):
+            raise FailedPrecondition(f"{target} is not empty; a checkout needs an empty folder")
+        mark = target / _mark(record.token)
+        mark.touch(mode=0o600)
+        diff_ids = [DiffID(parse_digest(diff_id)) for diff_id in record.diff_ids]
+        try:
+            tree = merged_tree(store, diff_ids)
+            with files.no_room(f"write {target}"):
+                check_out(View(tree, cached_reader(store)), target, places.objects)
+        except BaseException:
+            remove_contents(target)
+            raise
+        status = target.stat()
+        mark.unlink()
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        _finished(places, record.token).touch(mode=0o600)
+
+    def umount(self, store: Store, places: Places, target: Path) -> None:
+        """Remove all that is in the folder, changes too. Raises: Busy: something is mounted in it."""
+        del store
+        prefix = f"{target}/"
+        if any(entry.target.startswith(prefix) for entry in read_mountinfo()):
+            raise Busy(f"something is mounted in {target}; unmount it first")
+        remove_contents(target)
+
+    def discard(self, places: Places, record: MountRecord) -> None:
+        """Forget a checkout; what a crash left of an unfinished one goes, as far as it is marked."""
+        target = Path(record.target)
+        if (target / _mark(record.token)).exists():
+            remove_contents(target)
+        _finished(places, record.token).unlink(missing_ok=True)
+
+
+def check_out(view: View, target: Path, objects: Path | None = None) -> None:
+    """Write a view into an empty folder. `objects` is where contents may be cloned from.
+
+    Raises: MalformedInput: a name that no filesystem has. CorruptStore: a chunk is damaged.
+    """
+    writer = _Writer(view, os.open(target, _OPEN_DIRECTORY), objects)
+    try:
+        writer.write_all()
+    finally:
+        os.close(writer.root)
+
+
+def write_sparse(file: BinaryIO, view: View, inode: int) -> None:
+    """Write a file of a view; pieces of zeros become holes."""
+    for piece in view.iter_inode(inode):
+        if piece[0] == 0 and not bytes(piece).strip(b"\0"):
+            file.seek(len(piece), os.SEEK_CUR)
+        else:
+            file.write(piece)
+    file.truncate(int(view.tree.inodes["size"][inode]))
+
+
+def read_ahead(view: View, inodes: Iterable[int]) -> Iterator[int]:
+    """The inodes again, a group of them at a time whose chunks were read together: many small reads are slow."""
+    group: list[int] = []
+    size = 0
+    for inode in inodes:
+        group.append(inode)
+        size += int(view.tree.inodes["size"][inode])
+        if size >= _AHEAD:
+            yield from _read_group(view, group, size)
+            group, size = [], 0
+    yield from _read_group(view, group, size)
+
+
+def _read_group(view: View, group: list[int], size: int) -> list[int]:
+    if len(group) > 1 and size <= 2 * _AHEAD:  # a large file reads itself in large steps
+        numbers = np.concatenate([view.tree.extents_of(inode)["number"] for inode in group])
+        with suppress(CorruptStore):  # which file it is will be found again
+            view.contents.read(numbers[numbers != HOLE])
+    return group
+
+
+class _Writer:
+    """One checkout."""
+
+    def __init__(self, view: View, root: int, objects: Path | None) -> None:
+        self.root = root
+        self._view, self._tree = view, view.tree
+        self._is_root = os.geteuid() == 0
+        self._objects = objects
+        self._names = name_contents(view.tree).of_inodes if objects is not None else []
+        self._first: dict[int, tuple[int, bytes]] = {}  # inode -> directory and name it has got
+        self._can_clone = objects is not None
+
+    def write_all(self) -> None:
+        """Make everything in the order of directory inodes; parents come first."""
+        tree = self._tree
+        folders = [n for n in range(len(tree)) if tree.kind(n) is Kind.DIRECTORY]
+        for folder in folders:
+            with self._opened(folder) as fd:
+                entries = list(tree.iter_dir(folder))
+                ahead = read_ahead(self._view, [inode for _, inode in entries])
+                for (name, inode), _ in zip(entries, ahead, strict=True):
+                    _check_name(name)
+                    self._write_entry(fd, folder, name, inode)
+        for folder in reversed(folders):  # last, as making entries changes times
+            with self._opened(folder) as fd:
+                self._set_attributes(fd, folder)
+
+    def _write_entry(self, fd: int, folder: int, name: bytes, inode: int) -> None:
+        kind = self._tree.kind(inode)
+        if kind is Kind.DIRECTORY:
+            os.mkdir(name, 0o700, dir_fd=fd)
+            return
+        if inode in self._first:
+            other, other_name = self._first[inode]
+            with self._opened(other) as other_fd:
+                os.link(other_name, name, src_dir_fd=other_fd, dst_dir_fd=fd, follow_symlinks=False)
+            return
+        row = self._tree.inodes[inode]
+        match kind:
+            case Kind.FILE:
+                self._write_file(fd, name, inode)
+            case Kind.SYMLINK:
+                os.symlink(self._tree.target_of(inode), name, dir_fd=fd)
+                self._set_link_attributes(fd, name, inode)
+            case Kind.CHARACTER | Kind.BLOCK:
+                if not self._is_root:
+                    return
+                number = os.makedev(int(row["major"]), int(row["minor"]))
+                os.mknod(name, _DEVICES[kind] | 0o600, number, dir_fd=fd)
+                self._set_link_attributes(fd, name, inode)
+            case _:
+                os.mkfifo(name, 0o600, dir_fd=fd)
+                self._set_link_attributes(fd, name, inode)
+        self._first[inode] = folder, name
+
+    def _write_file(self, fd: int, name: bytes, inode: int) -> None:
+        with os.fdopen(os.open(name, _CREATE, 0o600, dir_fd=fd), "wb") as file:
+            if not self._clone(file.fileno(), inode):
+                write_sparse(file, self._view, inode)
+            file.flush()
+            self._set_attributes(file.fileno(), inode)
+
+    def _clone(self, fd: int, inode: int) -> bool:
+        """Share the blocks of the content in ROOT/objects, if it is there and this can be done."""
+        content = self._names[inode] if self._can_clone else None
+        if content is None or self._objects is None:
+            return False
+        path = self._objects / os.fsdecode(content_path(content.hex().encode())[1:])
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.ioctl(fd, _FICLONE, source)
+        except OSError as error:
+            if error.errno not in _NO_CLONE:
+                raise
+            self._can_clone = False
+            return False
+        finally:
+            os.close(source)
+        return True
+
+    def _set_attributes(self, fd: int, inode: int) -> None:
+        row = self._tree.inodes[inode]
+        if self._is_root:
+            os.fchown(fd, int(row["uid"]), int(row["gid"]))
+        os.fchmod(fd, int(row["mode"]))
+        for name, value in self._xattrs(inode):
+            os.setxattr(fd, name, value)
+        os.utime(fd, ns=self._times(inode))
+
+    def _set_link_attributes(self, fd: int, name: bytes, inode: int) -> None:
+        """As `_set_attributes`, for what is not opened: symbolic links, devices, fifos."""
+        row = self._tree.inodes[inode]
+        if self._is_root:
+            os.chown(name, int(row["uid"]), int(row["gid"]), dir_fd=fd, follow_symlinks=False)
+        # By /proc, as these calls take no descriptor of a directory; nothing of ours is a link at the end.
+        path = b"/proc/self/fd/%d/%s" % (fd, name)
+        if self._tree.kind(inode) is not Kind.SYMLINK:
+            os.chmod(name, int(row["mode"]), dir_fd=fd)
+        for key, value in self._xattrs(inode):
+            os.setxattr(path, key, value, follow_symlinks=False)
+        os.utime(name, ns=self._times(inode), dir_fd=fd, follow_symlinks=False)
+
+    def _xattrs(self, inode: int) -> Iterator[tuple[bytes, bytes]]:
+        for name, value in sorted(self._tree.xattrs_of(inode).items()):
+            if self._is_root or name.startswith(b"user."):
+                yield name, value
+
+    def _times(self, inode: int) -> tuple[int, int]:
+        row = self._tree.inodes[inode]
+        time = int(row["mtime"]) * 10**9 + int(row["nsec"])
+        return time, time
+
+    @contextmanager
+    def _opened(self, folder: int) -> Iterator[int]:
+        """A directory, reached from the root without following anything."""
+        names = _names_of(self._tree, folder)
+        fd = os.dup(self.root)
+        try:
+            for name in names:
+                below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _names_of(tree: Tree, folder: int) -> list[bytes]:
+    return tree.path_of(folder).split(b"/") if folder != ROOT else []
+
+
+def _check_name(name: bytes) -> None:
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        raise MalformedInput(f"an image has a file named {name!r}")
+
+
+def remove_contents(target: Path) -> None:
+    """Remove what is in a folder, however deep; symbolic links are removed, not followed."""
+    fd = os.open(target, _OPEN_DIRECTORY)
+    try:
+        folders = _unlink_files(fd)
+        moved = 0
+        while folders:
+            name = folders.pop()
+            below = _open_anyway(fd, name)
+            try:
+                # What is deeper comes up here first: neither descriptors nor the stack have to reach it.
+                for inner in _unlink_files(below):
+                    os.close(_open_anyway(below, inner))
+                    moved += 1
+                    up = f".layerstore-removed-{moved}"
+                    os.rename(inner, up, src_dir_fd=below, dst_dir_fd=fd)
+                    folders.append(up)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink_files(fd: int) -> list[str]:
+    """Remove what is no directory; returns the names of those."""
+    with os.scandir(fd) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=fd)
+    return [name for name, is_folder in found if is_folder]
+
+
+def _open_anyway(fd: int, name: str) -> int:
+    """A directory of ours whatever its mode, and writable from here on."""
+    try:
+        below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=fd)
+        below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+    os.fchmod(below, 0o700)
+    return below
+
+
+def _mark(token: str) -> str:
+    return f".layerstore-{token.partition(':')[2]}"
+
+
+def _finished(places: Places, token: str) -> Path:
+    return places.run / f"checkout-{token.partition(':')[2]}"

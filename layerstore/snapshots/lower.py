@@ -1,0 +1,37 @@
+"""What a snapshot stands on: the merged root of a stack of layers, shown as a directory by somebody else.
+
+Lower(root, data)   root    a directory with the whole tree
+                    data    data-only overlayfs layers that hold the contents of its files, if it has none itself
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from layerstore.digest import DiffID
+
+__all__ = ["Lower", "LowerProvider"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """A merged root, ready to be the lower directory of an overlay."""
+
+    root: Path
+    data: tuple[Path, ...] = ()
+
+
+class LowerProvider(Protocol):
+    """A way to show stacks of layers. Thread safety: all methods, from any thread."""
+
+    def lower(self, diff_ids: Sequence[DiffID]) -> Lower:
+        """Show a stack (not empty), bottom first; the second time is quick. It stays at least until it is mounted.
+
+        Raises: NotFound: a layer. Unsupported: this machine cannot. CorruptStore, StoreFull.
+        """
+        ...

@@ -1,0 +1,523 @@
+"""Snapshots with containerd's life cycle: prepare, write, commit; or view; in the end, remove.
+
+    prepare(key, parent)     an active snapshot: a writable root on what `parent` shows, or on nothing
+    view(key, parent)        the same, read-only
+    mounts(key)              how to mount either of them
+    commit(name, key)        the active snapshot `key` becomes the committed one `name`, on which others can stand
+    fork(image stack, keys)  many active snapshots on layers of the store, without a parent
+
+`key` is the name of an active snapshot or a view, `name` that of a committed one, `parent` that of a committed one
+below; all are in one space of names, and any text will do. Only committed snapshots have children, and none that has
+can be removed. Committing turns the upper directory into a layer: its chunks are shared with all other layers, and
+what the snapshot shows is from then on the stack of its parent with that layer on top.
+
+All state is in one table; a call is one write transaction of the store, so several processes may call at once, and
+after a crash every snapshot is as before the call or as after it. Directories that a crash leaves behind are of nobody;
+`cleanup` deletes them.
+
+Source: containerd `core/snapshots/snapshotter.go`; its test suite; docs/snapshots.md.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerstore.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    LayerstoreError,
+    NotFound,
+)
+from layerstore.formats.codecs import Compression
+from layerstore.ingest import Expected, IngestReport, ingest_layer
+from layerstore.mount.upper import BlockReader, RootAttributes, iter_upper_tar
+from layerstore.snapshots.filters import parse_filters
+from layerstore.snapshots.merged import merged_view
+from layerstore.snapshots.specs import MountSpec, active_specs, view_specs
+from layerstore.store.snapstate import (
+    SnapshotDirectories,
+    SnapshotKind,
+    SnapshotRecord,
+    SnapshotTable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from layerstore.digest import DiffID
+    from layerstore.snapshots.lower import Lower, LowerProvider
+    from layerstore.store.database import Transaction
+    from layerstore.store.store import Store
+
+__all__ = ["Captured", "Info", "Snapshots", "Usage"]
+
+MAX_KEY = 4096  # bytes
+MAX_LABEL = 4096  # bytes of a label's name and value, as containerd's
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A snapshot, as `stat` tells it.
+
+    Attributes:
+        created_ns: since 1970; of a committed one, when it was committed.
+        updated_ns: when the labels were last changed.
+    """
+
+    name: str
+    parent: str
+    kind: SnapshotKind
+    labels: Mapping[str, str] = field(hash=False)
+    created_ns: int
+    updated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disk space of a snapshot's own changes: bytes of blocks, and inodes, the root directory among them."""
+
+    size: int
+    inodes: int
+
+
+class Captured(NamedTuple):
+    """What an active snapshot is as layers: the stack below, and its changes, durable but without a record yet."""
+
+    stack: tuple[DiffID, ...]
+    layer: IngestReport
+
+
+class Snapshots:
+    """The snapshots of one store. Thread safety: all methods, from any thread."""
+
+    def __init__(self, store: Store, lowers: LowerProvider) -> None:
+        self._store, self._lowers = store, lowers
+        self._table = SnapshotTable(store.database)
+        self._directories = SnapshotDirectories(store.layout)
+
+    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> Info:
+        """Make an active snapshot on a committed one, or on nothing.
+
+        Raises:
+            NotFound: no such parent.
+            InvalidArgument: the parent is not committed; a key or label that cannot be.
+            AlreadyExists: the key is in use, by whatever kind.
+            StoreFull: nothing is made; so with all errors.
+        """
+        return self._make([key], SnapshotKind.ACTIVE, parent, labels)[0]
+
+    def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> Info:
+        """Make a read-only snapshot of a committed one, or of nothing. Raises: as `prepare`."""
+        return self._make([key], SnapshotKind.VIEW, parent, labels)[0]
+
+    def fork(
+        self,
+        stack: Sequence[DiffID],
+        keys: Sequence[str],
+        labels: Mapping[str, str] | None = None,
+    ) -> list[Info]:
+        """Make active snapshots, all or none, on layers of the store; the work does not depend on their size.
+
+        Raises: NotFound: a layer is not there. Else as `prepare`.
+        """
+        return self._make(keys, SnapshotKind.ACTIVE, "", labels, tuple(stack))
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> Info:
+        """Turn an active snapshot into a committed one: the layer is durable before the record says so.
+
+        The labels of the active snapshot go; `labels` are those of the new one. Mounts of the active snapshot may still
+        exist, but what is written through them later is lost.
+
+        Raises:
+            AlreadyExists: the name is in use; the key stays active, as after all errors.
+            NotFound: no such key.
+            FailedPrecondition: the key is not active, or a file changed while it was read.
+            StoreFull.
+        """
+        _check_key(name)
+        checked = _checked_labels(labels)
+        with self._store.read() as txn:
+            self._committable(txn, name, key)
+        usage = self.usage(key)
+        captured = self.capture(key)
+        with self._store.write() as txn:
+            active = self._committable(txn, name, key)
+            if active.stack != captured.stack:
+                raise FailedPrecondition(
+                    f"snapshot {key} was made anew meanwhile: failed precondition"
+                )
+            now = time.time_ns()
+            record = replace(
+                active,
+                key=name,
+                kind=SnapshotKind.COMMITTED,
+                stack=(*captured.stack, captured.layer.diff_id),
+                labels=checked,
+                created_ns=now,
+                updated_ns=now,
+                size=usage.size,
+                inodes=usage.inodes,
+            )
+            self._table.delete(txn, active)
+            self._table.put(txn, record)
+        # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
+        self._directories.discard(active.id)
+        return _info(record)
+
+    def adopt(
+        self,
+        name: str,
+        stack: Sequence[DiffID],
+        parent: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Info:
+        """Make a committed snapshot of layers that the store already has, on top of its parent's.
+
+        This is how an image that was loaded becomes a base without unpacking anything. Its usage is that of the layers'
+        tars.
+
+        Raises: NotFound: a layer, or the parent. AlreadyExists, InvalidArgument: as `prepare`.
+        """
+        return self._make([name], SnapshotKind.COMMITTED, parent, labels, tuple(stack))[0]
+
+    def capture(self, key: str) -> Captured:
+        """Store an active snapshot's changes as a layer; the snapshot stays as it is.
+
+        Raises: NotFound, FailedPrecondition, StoreFull: as `commit`.
+        """
+        with self._store.read() as txn:
+            active = self._get(txn, key)
+        _need_active(active)
+        return self.capture_upper(
+            self._directories.upper(active.id), active.stack, f"snapshot {key}"
+        )
+
+    def capture_upper(self, upper: Path, stack: tuple[DiffID, ...], what: str) -> Captured:
+        """The same, of any upper directory over a stack of layers of the store; messages call it `what`.
+
+        Raises: FailedPrecondition, StoreFull: as `commit`.
+        """
+        lower = self._lower(stack)
+        root = _root_of(lower)
+        try:
+            with self._store.begin() as session, merged_view(upper, lower) as merged:
+                source = BlockReader(iter_upper_tar(upper, root, merged))
+                layer = ingest_layer(source, Expected(what), Compression.NONE, session)
+        except FileNotFoundError as error:
+            raise FailedPrecondition(
+                f"{what} changed while it was read ({error}): failed precondition"
+            ) from error
+        return Captured(stack, layer)
+
+    def mounts(self, key: str) -> list[MountSpec]:
+        """What to mount, in order, to see an active snapshot or a view.
+
+        Raises: NotFound. FailedPrecondition: it is committed. Unsupported: nothing can show its layers here.
+        """
+        with self._store.read() as txn:
+            record = self._get(txn, key)
+        if record.kind is SnapshotKind.COMMITTED:
+            raise FailedPrecondition(f"snapshot {key} is not active: failed precondition")
+        lower = self._lower(record.stack)
+        upper, work = self._directories.upper(record.id), self._directories.work(record.id)
+        if record.kind is SnapshotKind.VIEW:
+            return view_specs(upper, lower)
+        return active_specs(upper, work, lower)
+
+    def stat(self, key: str) -> Info:
+        """What a snapshot is. Raises: NotFound."""
+        with self._store.read() as txn:
+            return _info(self._get(txn, key))
+
+    def stack(self, key: str) -> tuple[DiffID, ...]:
+        """The layers that a snapshot shows, bottom first, without an active one's own changes. Raises: NotFound."""
+        with self._store.read() as txn:
+            return self._get(txn, key).stack
+
+    def update(self, info: Info, fieldpaths: Sequence[str] = ()) -> Info:
+        """Change labels: all of them (no field paths, or `labels`), or those that `labels.NAME` names.
+
+        A named label that `info` does not have, or has empty, is removed.
+
+        Raises: NotFound. InvalidArgument: another field, or a label that cannot be.
+        """
+        labels = _checked_labels(info.labels)
+        for path in fieldpaths:
+            if path != "labels" and not (path.startswith("labels.") and len(path) > len("labels.")):
+                raise InvalidArgument(
+                    f"cannot update {path!r} field on snapshot {info.name!r}: invalid argument"
+                )
+        with self._store.write() as txn:
+            record = self._get(txn, info.name)
+            changed = dict(record.labels)
+            for path in fieldpaths or ("labels",):
+                if path == "labels":
+                    changed = dict(labels)
+                    continue
+                name = path.partition(".")[2]
+                if labels.get(name):
+                    changed[name] = labels[name]
+                else:
+                    changed.pop(name, None)
+            record = replace(record, labels=changed, updated_ns=time.time_ns())
+            self._table.put(txn, record)
+        return _info(record)
+
+    def usage(self, key: str) -> Usage:
+        """Disk space of a snapshot's own changes; hard links count once. A view has none. Raises: NotFound."""
+        with self._store.read() as txn:
+            record = self._get(txn, key)
+        if record.kind is SnapshotKind.ACTIVE:
+            try:
+                return _disk_usage(self._directories.upper(record.id))
+            except FileNotFoundError:
+                raise NotFound(f"snapshot {key} was removed meanwhile: not found") from None
+        return Usage(record.size, record.inodes)
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
+        """Snapshots that one of the filters lets through (all, without filters), as they are at the first step.
+
+        No lock is held meanwhile: any method may be called for what it gives.
+
+        Raises: InvalidArgument: a filter, at once.
+        """
+        matches = parse_filters(filters)
+
+        def found() -> Iterator[Info]:
+            with self._store.read() as txn:
+                records = list(self._table.records(txn))
+            for record in records:
+                if matches(info := _info(record)):
+                    yield info
+
+        return found()
+
+    def remove(self, key: str) -> None:
+        """Forget a snapshot, of whatever kind; an active one loses its changes. The key is free at once.
+
+        Raises: NotFound. FailedPrecondition: others stand on it.
+        """
+        with self._store.write() as txn:
+            record = self._get(txn, key)
+            if self._table.has_children(txn, record):
+                raise FailedPrecondition(
+                    f"cannot remove snapshot with child: {key}: failed precondition"
+                )
+            self._table.delete(txn, record)
+        self._directories.discard(record.id)
+
+    def cleanup(self) -> int:
+        """Delete directories that no snapshot has; returns how many there were."""
+        with self._store.write() as txn:
+            known = {record.id for record in self._table.records(txn)}
+            gone = self._directories.disown_orphans(known)
+        for path in gone:
+            self._directories.delete(path)
+        return len(gone)
+
+    def key_of_upper(self, upper: Path) -> str:
+        """The active snapshot whose upper directory this is. Raises: NotFound."""
+        with self._store.read() as txn:
+            for record in self._table.records(txn):
+                if (
+                    record.kind is SnapshotKind.ACTIVE
+                    and self._directories.upper(record.id) == upper
+                ):
+                    return record.key
+        raise NotFound(f"{upper} belongs to no snapshot: not found")
+
+    def _make(
+        self,
+        keys: Sequence[str],
+        kind: SnapshotKind,
+        parent: str,
+        labels: Mapping[str, str] | None,
+        layers: tuple[DiffID, ...] = (),
+    ) -> list[Info]:
+        """Make snapshots of one kind on one base: all of them in one transaction."""
+        for key in keys:
+            _check_key(key)
+        checked = _checked_labels(labels)
+        with self._store.read() as txn:
+            base = self._parent(txn, parent)
+            size, entries = self._layer_sizes(txn, layers)
+            for key in keys:
+                self._check_free(txn, key)
+        stack = (*(base.stack if base else ()), *layers)
+        root = None
+        if kind is SnapshotKind.ACTIVE:
+            root = _root_of(self._lower(stack))
+        made: list[SnapshotRecord] = []
+        try:
+            with self._store.write() as txn:
+                base = self._same_parent(txn, parent, base)
+                for key in keys:
+                    self._check_free(txn, key)
+                    now = time.time_ns()
+                    record = SnapshotRecord(
+                        key,
+                        self._table.next_id(txn),
+                        kind,
+                        parent,
+                        base.id if base else 0,
+                        stack,
+                        checked,
+                        now,
+                        now,
+                        *((size, entries) if kind is SnapshotKind.COMMITTED else (0, 0)),
+                    )
+                    made.append(record)
+                    self._make_directories(record, root)
+                    self._table.put(txn, record)
+                self._directories.sync(*(record.id for record in made if _has_directory(record)))
+        except BaseException:
+            self._drop(made)
+            raise
+        return [_info(record) for record in made]
+
+    def _make_directories(self, record: SnapshotRecord, root: RootAttributes | None) -> None:
+        if _has_directory(record):
+            upper = self._directories.make(record.id)
+            if root is not None:
+                root.apply(upper)
+
+    def _drop(self, made: Sequence[SnapshotRecord]) -> None:
+        """Delete the directories of snapshots that have no record after all."""
+        if not made:
+            return
+        # An error is on its way out; another one (a full disk) must not hide it, and `cleanup` comes later.
+        with suppress(LayerstoreError, OSError):
+            with self._store.write() as txn:
+                known = {record.id for record in self._table.records(txn)}
+                gone = [self._directories.disown(r.id) for r in made if r.id not in known]
+            for path in gone:
+                if path is not None:
+                    self._directories.delete(path)
+
+    def _get(self, txn: Transaction, key: str) -> SnapshotRecord:
+        _check_key(key)
+        record = self._table.get(txn, key)
+        if record is None:
+            raise NotFound(f"snapshot {key} does not exist: not found")
+        return record
+
+    def _check_free(self, txn: Transaction, key: str) -> None:
+        if self._table.get(txn, key) is not None:
+            raise AlreadyExists(f"snapshot {key}: already exists")
+
+    def _parent(self, txn: Transaction, parent: str) -> SnapshotRecord | None:
+        if not parent:
+            return None
+        record = self._table.get(txn, parent)
+        if record is None:
+            raise NotFound(f"parent snapshot {parent} does not exist: not found")
+        if record.kind is not SnapshotKind.COMMITTED:
+            raise InvalidArgument(f"parent {parent!r} is not committed snapshot: invalid argument")
+        return record
+
+    def _same_parent(
+        self, txn: Transaction, parent: str, seen: SnapshotRecord | None
+    ) -> SnapshotRecord | None:
+        """The parent again, now that nobody else can change it: it must show what it has shown."""
+        record = self._parent(txn, parent)
+        if record is not None and seen is not None and record.stack != seen.stack:
+            raise FailedPrecondition(f"parent snapshot {parent} has changed: failed precondition")
+        return record
+
+    def _committable(self, txn: Transaction, name: str, key: str) -> SnapshotRecord:
+        self._check_free(txn, name)
+        record = self._get(txn, key)
+        _need_active(record)
+        return record
+
+    def _layer_sizes(self, txn: Transaction, layers: Sequence[DiffID]) -> tuple[int, int]:
+        size = entries = 0
+        for diff_id in layers:
+            record = self._store.catalog.layer(txn, diff_id)
+            if record is None:
+                raise NotFound(f"layer {diff_id} is not in this store: not found")
+            size, entries = size + record.size, entries + record.entries
+        return size, entries
+
+    def _lower(self, stack: Sequence[DiffID]) -> Lower | None:
+        return self._lowers.lower(stack) if stack else None
+
+
+def _info(record: SnapshotRecord) -> Info:
+    return Info(
+        record.key,
+        record.parent,
+        record.kind,
+        record.labels,
+        record.created_ns,
+        record.updated_ns,
+    )
+
+
+def _need_active(record: SnapshotRecord) -> None:
+    if record.kind is not SnapshotKind.ACTIVE:
+        raise FailedPrecondition(f"snapshot {record.key} is not active: failed precondition")
+
+
+def _has_directory(record: SnapshotRecord) -> bool:
+    """A view of layers shows what others have; one of nothing shows an empty directory of its own."""
+    if record.kind is SnapshotKind.VIEW:
+        return not record.stack
+    return record.kind is SnapshotKind.ACTIVE
+
+
+def _root_of(lower: Lower | None) -> RootAttributes:
+    return RootAttributes.implied() if lower is None else RootAttributes.read(lower.root)
+
+
+def _check_key(key: str) -> None:
+    if not key:
+        raise InvalidArgument("the key of a snapshot is empty: invalid argument")
+    if len(os.fsencode(key)) > MAX_KEY or "\0" in key:
+        raise InvalidArgument(
+            f"the key of a snapshot is longer than {MAX_KEY} bytes, or has a NUL: invalid argument"
+        )
+
+
+def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    checked = dict(labels or {})
+    for name, value in checked.items():
+        if not name or len(name.encode()) + len(value.encode()) > MAX_LABEL:
+            raise InvalidArgument(
+                f"label {name[:40]!r}: no name, or name and value of more than {MAX_LABEL} bytes: "
+                "invalid argument"
+            )
+    return checked
+
+
+def _disk_usage(upper: Path) -> Usage:
+    """As du(1) counts; what vanishes meanwhile does not count."""
+    seen: set[tuple[int, int]] = set()
+    size = 0
+    pending = [os.fspath(upper)]
+    first = os.lstat(upper)
+    seen.add((first.st_dev, first.st_ino))
+    size += first.st_blocks * 512
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if (status.st_dev, status.st_ino) in seen:
+                        continue
+                    seen.add((status.st_dev, status.st_ino))
+                    size += status.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+        except FileNotFoundError:
+            continue
+    return Usage(size, len(seen))
