@@ -30,8 +30,8 @@ lint: $(READY)
 
 # The kernels are named, so that a build that failed cannot pass as a test of them.
 test: lint
-	LAYERSTORE_KERNELS=$$($(KERNELS)) $(BIN)/pytest -q
-	LAYERSTORE_KERNELS=pure $(BIN)/pytest -q tests/unit tests/property
+	LAYERSTORE_KERNELS=$$($(KERNELS)) $(BIN)/pytest -q -n auto --dist loadfile
+	LAYERSTORE_KERNELS=pure $(BIN)/pytest -q -n auto --dist loadfile tests/unit tests/property
 	@test "$$($(KERNELS))" = native || echo "The C kernels were not built (see $(VENV)/setup.log): only the pure ones were tested."
 
 check: lint test

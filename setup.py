@@ -10,7 +10,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 request = os.environ.get("LAYERSTORE_NATIVE", "auto")
-sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"] if os.environ.get("LAYERSTORE_SANITIZE") else []
+sanitize = (
+    ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+    if os.environ.get("LAYERSTORE_SANITIZE")
+    else []
+)
 native = Extension(
     "layerstore._native",
     sources=sorted(str(path) for path in Path("native").glob("*.c")),

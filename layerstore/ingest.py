@@ -375,11 +375,15 @@ class _Ahead(Generic[T]):
     """Runs an iterable in a thread, a few items ahead; its errors are raised here, in their turn.
 
     Leave the block before closing what the iterable reads from. Thread safety: one consumer.
+    Only queues that C implements are between the threads: an exception from a signal handler leaves no lock taken.
     """
 
     def __init__(self, items: Iterable[T]) -> None:
         self._items = items
-        self._pipe: queue.Queue[T | _End] = queue.Queue(_AHEAD)
+        self._pipe: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._credits: queue.SimpleQueue[None] = queue.SimpleQueue()  # what may still be put
+        for _ in range(_AHEAD):
+            self._credits.put(None)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="layerstore-ahead", daemon=True)
 
@@ -403,6 +407,7 @@ class _Ahead(Generic[T]):
                 item = self._pipe.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
+            self._credits.put(None)
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
@@ -421,8 +426,9 @@ class _Ahead(Generic[T]):
     def _offer(self, item: T | _End) -> bool:
         while not self._stopped.is_set():
             try:
-                self._pipe.put(item, timeout=_POLL_S)
-            except queue.Full:
+                self._credits.get(timeout=_POLL_S)
+            except queue.Empty:
                 continue
+            self._pipe.put(item)
             return True
         return False

@@ -77,9 +77,8 @@ def _total(changes: Sequence[Change]) -> _Total:
 def _totals_text(totals: dict[str, _Total]) -> str:
     parts = []
     for kind, total in totals.items():
-        sizes = (total.lower_size,) if kind == "deleted" else (total.upper_size,)
-        if kind == "changed":
-            sizes = (total.lower_size, total.upper_size)
+        one_sided = {"deleted": [total.lower_size], "added": [total.upper_size]}
+        sizes = one_sided.get(kind, [total.lower_size, total.upper_size])
         bytes_text = f" ({' -> '.join(map(size_text, sizes))})" if any(sizes) else ""
         parts.append(f"{total.paths} {kind}{bytes_text}")
     return ", ".join(parts)

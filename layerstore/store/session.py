@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import threading
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -40,7 +40,7 @@ from layerstore.store.index import PLACE
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
@@ -93,8 +93,7 @@ class WriteSession:
         self._chunkfile = ChunkFile(layout.chunks, database, read_only=False)
         self._encoder = frame.FrameEncoder(threads=min(os.cpu_count() or 1, 4))
         self._write_back = _WriteBack(self._chunkfile)
-        self._appender = ThreadPoolExecutor(1, "layerstore-append")
-        self._jobs: deque[Future[None]] = deque()
+        self._appender = _Appender()
         self._pending: dict[
             bytes, int
         ] = {}  # chunk ID -> position among all chunks that were new to us
@@ -152,9 +151,7 @@ class WriteSession:
             numbers.append(number)
         if fresh:
             self._finish_jobs(_JOBS - 1)
-            self._jobs.append(
-                self._appender.submit(self._append, data, lengths, starts, keys, fresh)
-            )
+            self._appender.submit(partial(self._append, data, lengths, starts, keys, fresh))
         return np.array(numbers, "u8")
 
     def put_bytes(self, data: bytes) -> npt.NDArray[np.uint64]:
@@ -205,7 +202,7 @@ class WriteSession:
         if self._closed:
             return
         self._closed = True
-        self._appender.shutdown(cancel_futures=True)
+        self._appender.close()
         self._write_back.close()
         lock, self._lock = self._lock, None
         try:
@@ -315,8 +312,7 @@ class WriteSession:
     def _finish_jobs(self, left: int) -> None:
         """Wait until no more than `left` appends are under way."""
         try:
-            while len(self._jobs) > left:
-                self._jobs.popleft().result()
+            self._appender.wait(left)
         except BaseException as error:
             self._failed = error
             raise
@@ -334,6 +330,55 @@ class WriteSession:
         rows = [[ours.start, ours.end, ours.committed] for ours in reserved]
         document = json.dumps({"extents": rows}).encode()
         self._database.put(txn, "sessions", pack_u64(self._id), document)
+
+
+class _Appender:
+    """One thread that does jobs in their order.
+
+    Its queues are those that C implements: an exception from a signal handler leaves no lock taken.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._under_way = 0
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do a job after those before it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="layerstore-append", daemon=True)
+            self._thread.start()
+        self._under_way += 1
+        self._jobs.put(job)
+
+    def wait(self, left: int) -> None:
+        """Wait until no more than `left` jobs are under way; raises what one of them has met."""
+        while self._under_way > left:
+            error = self._outcomes.get()
+            self._under_way -= 1
+            if error is not None:
+                raise error
+
+    def close(self) -> None:
+        """Let the job that runs come to its end, and forget the others."""
+        self._stopped = True
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            error: BaseException | None = None
+            try:
+                if not self._stopped:
+                    job()
+            except BaseException as caught:  # raised again by `wait`
+                error = caught
+                self._stopped = True  # what comes behind a failure would not count
+            self._outcomes.put(error)
 
 
 class _WriteBack:

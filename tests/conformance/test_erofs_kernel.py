@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -301,7 +302,9 @@ def test_a_damaged_image_is_not_mounted(
         create_mount("erofs", [("source", image), "ro"])
 
 
-@pytest.mark.client("fsck.erofs")
+@pytest.mark.skipif(
+    shutil.which("fsck.erofs") is None, reason="fsck.erofs 1.9 or newer is in no Debian 12 package"
+)
 def test_fsck_finds_nothing(tree_and_images: tuple[Tree, Written]) -> None:
     said = subprocess.run(["fsck.erofs", "--version"], capture_output=True, text=True, check=True)
     version = [int(word) for word in said.stdout.split()[-1].split(".")[:2]]

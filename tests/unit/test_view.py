@@ -1,4 +1,4 @@
-"""The view: an image as a filesystem object, with its symbolic links kept inside, and its export as a tar."""
+"""The view: an image as a filesystem object, with its symbolic links kept inside."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import errno
 import io
 import os
 import stat
-import tarfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.digest import DiffID, digest_of
-from layerstore.errors import CorruptStore, InvalidArgument, LayerstoreError, NotFound, Unsupported
+from layerstore.errors import CorruptStore, InvalidArgument, LayerstoreError, NotFound
 from layerstore.merge import merge
-from layerstore.rootfstar import export_tar
 from layerstore.store.store import Store
 from layerstore.tree import HOLE, Kind
 from layerstore.view import (
@@ -24,20 +22,16 @@ from layerstore.view import (
     NoSuchPath,
     NotADirectory,
     View,
-    layer_tree,
     open_view,
 )
 from tests.support.layers import put
-from tests.support.tars import END, as_tarfile_says, entry, noise, old_sparse, pax
+from tests.support.tars import END, entry, noise, old_sparse, pax
 from tests.support.trees import (
     Item,
-    device,
     directory,
     file,
-    hardlink,
     item,
     layer_of,
-    shown,
     symlink,
 )
 
@@ -351,7 +345,6 @@ def test_deep_trees_are_no_recursion() -> None:
     assert len(list(view.walk())) == 2001
     assert len(list(view.glob("**"))) == 2000
     assert view.is_dir(deep)
-    assert as_tarfile_says(b"".join(export_tar(view)))[-1][0].path.strip(b"/") == deep
 
 
 def test_a_layer_that_is_not_there_is_not_found(store: Store) -> None:
@@ -368,65 +361,6 @@ def test_a_chunk_of_the_wrong_length_is_never_given_out() -> None:
     view = View(merge([layer_of(file(b"a", (1, 5)))]), Short())
     with pytest.raises(CorruptStore):
         view.read_bytes("a")
-
-
-def test_an_export_is_the_same_image_again(store: Store, view: View) -> None:
-    tar = b"".join(export_tar(view))
-    assert len(tar) % 512 == 0
-    again = _view(store, tar)
-    assert _without_extents(again) == _without_extents(view)
-    for path, inode in view.tree.walk():
-        if view.tree.kind(inode) is Kind.FILE:
-            assert again.read_bytes(path) == view.read_bytes(path)
-    assert b"".join(export_tar(again)) == tar
-
-
-def _without_extents(view: View) -> dict[bytes, object]:
-    return {path: is_._replace(extents=()) for path, is_ in shown(view.tree).items()}
-
-
-def test_an_export_is_what_other_tar_readers_see(view: View) -> None:
-    said = {seen.path: (seen, data) for seen, data in as_tarfile_says(b"".join(export_tar(view)))}
-    assert said[b"hard"][1] == _LARGE, "the first name in order has the content"
-    assert said[b"large"][0].link == b"hard"
-    assert said[b"sparse"][1] == _sparse_bytes()
-    note = said[b"note"][0]
-    assert (note.mtime, note.nsec) == (-2, 750_000_000)
-    assert note.xattrs == {b"user.note": b"a=b\n"}
-    assert said[b"dev/null"][0].device == (1, 3)
-
-
-def test_an_export_says_what_ustar_cannot(store: Store) -> None:
-    items = [
-        directory(b"d" * 200),
-        file(b"d" * 200 + b"/" + b"f" * 250, owner=(2**32 - 2, 3_000_000), mtime=(1 << 40, 5)),
-        symlink(b"l", b"t" * 4000),
-        device(b"disk", 259, 70_000, Kind.BLOCK),
-        device(b"huge", 2**32 - 1, 2**32 - 1),
-        hardlink(b"z", b"d" * 200 + b"/" + b"f" * 250),
-        file(b"late", mtime=(-(1 << 40), 999_999_999)),
-        file(b"x", xattrs={b"user.n" + bytes([65 + n]): b"v" * n for n in range(20)}),
-    ]
-    tree = merge([layer_of(*items)])
-    tar = b"".join(export_tar(View(tree, _NoContents())))
-    assert shown(merge([layer_tree(store, put(store, tar).diff_id)])) == shown(tree)
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        assert len(archive.getmembers()) == len(tree.names) + 1
-
-
-def test_an_export_refuses_what_pax_cannot_say() -> None:
-    view = _tree_view(file(b"x", xattrs={b"user.a=b": b"1"}))
-    with pytest.raises(Unsupported, match="x"):
-        b"".join(export_tar(view))
-
-
-def test_pax_records_of_every_length_count_themselves(store: Store) -> None:
-    items = [
-        file(b"f%d" % n, xattrs={b"user.x": b"v" * n}) for n in (*range(70, 100), *range(960, 1000))
-    ]
-    tree = merge([layer_of(*items)])
-    tar = b"".join(export_tar(View(tree, _NoContents())))
-    assert shown(merge([layer_tree(store, put(store, tar).diff_id)])) == shown(tree)
 
 
 def test_holes_of_the_image_are_holes_in_the_tree(view: View) -> None:

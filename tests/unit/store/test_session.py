@@ -80,6 +80,7 @@ def test_zeros_are_the_hole_and_take_no_space(store: Store) -> None:
 def test_session_left_without_commit_leaves_nothing(store: Store) -> None:
     with store.begin() as session:
         put_file(session, payload(3, 400_000))
+        session.settle()
     assert _count(store) == 0
     assert reserved_sessions(store) == []
     assert free_extents(store) == [(0, SEGMENT)]
