@@ -291,7 +291,9 @@ def test_an_archive_of_docker_before_1_10_is_unsupported(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no tar at all", bytes(range(256)) * 10, gzip.compress(gzip.compress(b"x"))]
+    "data",
+    [b"", b"no tar at all", bytes(range(256)) * 10, gzip.compress(gzip.compress(b"x"))],
+    ids=["nothing", "text", "bytes", "gzip in gzip"],
 )
 def test_what_is_no_tar_is_malformed(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(MalformedInput, match=r"image\.tar"):
