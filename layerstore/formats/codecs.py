@@ -15,6 +15,7 @@ makes no difference. All decoders work without the GIL.
 
 from __future__ import annotations
 
+import abc
 import bz2
 import enum
 import lzma
@@ -168,7 +169,7 @@ class _Inflater(Protocol):
     def decompress(self, data: bytes | memoryview, /, max_length: int = -1) -> bytes: ...
 
 
-class _Members(_Counting):
+class _Members(_Counting, abc.ABC):
     """A format of independent members in a row. A subclass says where one begins and what may stand between them.
 
     Input is handed over in slices that begin small in each member and grow: what lies behind a member's end is copied
@@ -210,13 +211,13 @@ class _Members(_Counting):
                 self.produced += len(out)
                 return out
 
+    @abc.abstractmethod
     def _begin(self) -> _Inflater:
         """Begin a member at the current position; its magic was seen."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _may_pad(self, zeros: int, *, at_end: bool) -> bool:
         """Whether zeros may stand behind a member."""
-        raise NotImplementedError
 
     def _next(self) -> _Inflater | None:
         zeros = self._skip_zeros() if self._members else 0

@@ -60,11 +60,10 @@ class CheckoutDriver:
     """See the module. Thread safety: stateless."""
 
     name = "checkout"
-    is_kernel_mount = False
 
-    def is_there(self, places: Places, record: MountRecord) -> bool:
-        """Whether it was finished; it survives a boot."""
-        return _finished(places, record.token).exists()
+    def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
+        """Made last; it survives a boot, as the files do."""
+        return _finished(places, record.token)
 
     def probe(self, store: Store, places: Places, *, rw: bool) -> Support:
         """It works everywhere."""

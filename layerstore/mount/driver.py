@@ -43,11 +43,9 @@ class Driver(Protocol):
     """A way to show a stack of layers. Methods but `probe` and `prepare` run under the lock of mounts."""
 
     name: DriverName
-    is_kernel_mount: bool
-    """Whether the kernel shows the record's token; otherwise the record alone says that it is there."""
 
-    def is_there(self, places: Places, record: MountRecord) -> bool:
-        """Whether a mount that the kernel does not show was finished, and is there."""
+    def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
+        """The file that says that it is finished, and there; None where the kernel shows the record's token."""
         ...
 
     def probe(self, store: Store, places: Places, *, rw: bool) -> Support:

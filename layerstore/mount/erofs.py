@@ -33,11 +33,11 @@ class ErofsDriver:
     """See the module. Thread safety: stateless."""
 
     name = "erofs"
-    is_kernel_mount = True
 
-    def is_there(self, places: Places, record: MountRecord) -> bool:
-        """Not asked: the kernel shows it."""
-        raise NotImplementedError
+    def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
+        """None: the kernel shows it."""
+        del places, record
+        return None
 
     def probe(self, store: Store, places: Places, *, rw: bool) -> Support:
         """Mount a small image and read it, once a boot: a yes is remembered in ROOT/run."""

@@ -47,11 +47,11 @@ class FuseDriver:
     """See the module. Thread safety: stateless."""
 
     name = "fuse"
-    is_kernel_mount = True
 
-    def is_there(self, places: Places, record: MountRecord) -> bool:
-        """Not asked: the kernel shows it."""
-        raise NotImplementedError
+    def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
+        """None: the kernel shows it."""
+        del places, record
+        return None
 
     def probe(self, store: Store, places: Places, *, rw: bool) -> Support:
         """Open the device, which fusermount3 does as the user too; see that somebody may mount."""

@@ -309,7 +309,7 @@ def _tidy(store: Store, places: Places) -> dict[int, MountRecord]:
     with store.read() as txn:
         records = dict(MountTable(store.database).items(txn))
     live = _live(places, records)
-    dead = {n: one for n, one in records.items() if n not in live and _is_ours(one)}
+    dead = {n: one for n, one in records.items() if n not in live and _is_ours(places, one)}
     if dead:
         _forget(store, places, dead)
     return {n: records[n] for n in live}
@@ -321,9 +321,9 @@ def _live(places: Places, records: dict[int, MountRecord]) -> list[int]:
     shown = {entry.source for entry in read_mountinfo()} if records else set[str]()
     live = []
     for number, record in records.items():
-        driver = DRIVERS.get(record.driver)
-        if driver is not None and not driver.is_kernel_mount:
-            is_there = driver.is_there(places, record)
+        mark = _finished_mark(places, record)
+        if mark is not None:
+            is_there = mark.exists()
         elif (record.boot, record.namespace) != (boot, namespace):
             is_there = False
         else:
@@ -333,10 +333,14 @@ def _live(places: Places, records: dict[int, MountRecord]) -> list[int]:
     return live
 
 
-def _is_ours(record: MountRecord) -> bool:
-    """Whether this process can tell that a mount is not there."""
+def _finished_mark(places: Places, record: MountRecord) -> Path | None:
     driver = DRIVERS.get(record.driver)
-    if driver is not None and not driver.is_kernel_mount:
+    return None if driver is None else driver.finished_mark(places, record)
+
+
+def _is_ours(places: Places, record: MountRecord) -> bool:
+    """Whether this process can tell that a mount is not there."""
+    if _finished_mark(places, record) is not None:
         return True
     return record.boot != boot_id() or record.namespace == mount_namespace()
 

@@ -56,15 +56,15 @@ class ObjectsDriver:
     """See the module. Thread safety: stateless."""
 
     name = "objects"
-    is_kernel_mount = True
 
     def __init__(self, budget: int = BUDGET) -> None:
         """Keep at most `budget` bytes of contents that no mount needs."""
         self._budget = budget
 
-    def is_there(self, places: Places, record: MountRecord) -> bool:
-        """Not asked: the kernel shows it."""
-        raise NotImplementedError
+    def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
+        """None: the kernel shows it."""
+        del places, record
+        return None
 
     def probe(self, store: Store, places: Places, *, rw: bool) -> Support:
         """Make a small overlay of this sort, and read a file through it."""

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -210,7 +209,7 @@ def test_gnu_tar(store: Store, folder: Path, tmp_path: Path, options: list[str])
         assert_as_tarfile_says(store, made.stdout)
 
 
-@pytest.mark.skipif(shutil.which("bsdtar") is None, reason="no bsdtar (package libarchive-tools)")
+@pytest.mark.client("bsdtar")
 @pytest.mark.parametrize("form", ["ustar", "pax", "gnutar", "v7"])
 def test_bsdtar(store: Store, folder: Path, form: str) -> None:
     made = subprocess.run(
