@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from layerstore.errors import (
     AlreadyExists,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     Unsupported,
@@ -155,7 +154,7 @@ def mount_stack(
         Unsupported: the driver does not work here.
         CorruptStore, StoreFull.
     """
-    _check_writable(store)
+    store.need_write()  # mounts are recorded
     place, upper = _check_target(store, target), _check_upper(options)
     places = Places.of(store.layout.root)
     places.make()
@@ -203,7 +202,7 @@ def umount_target(store: Store, target: Path) -> None:
         NotFound: this store has no mount there.
         Busy: a file of it is in use; nothing has changed.
     """
-    _check_writable(store)
+    store.need_write()  # mounts are recorded
     place = os.path.realpath(target)
     places = Places.of(store.layout.root)
     places.make()
@@ -259,7 +258,7 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
 
     Raises: as `mount_stack`.
     """
-    _check_writable(store)
+    store.need_write()  # mounts are recorded
     places = Places.of(store.layout.root)
     places.make()
     driver = DRIVERS["erofs"]
@@ -296,7 +295,7 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
 
 def release_lowers(store: Store) -> None:
     """Let go of everything that `hold_lower` holds in this namespace; overlays made of it go on."""
-    _check_writable(store)
+    store.need_write()  # mounts are recorded
     places = Places.of(store.layout.root)
     places.make()
     with places.mounting():
@@ -376,11 +375,6 @@ def _info(record: MountRecord, reason: str = "") -> MountInfo:
         record.created_ns,
         reason,
     )
-
-
-def _check_writable(store: Store) -> None:
-    if store.read_only:
-        raise FailedPrecondition("mounts are recorded; open the store for writing")
 
 
 def _check_target(store: Store, target: Path) -> Path:

@@ -28,7 +28,7 @@ from layerstore.errors import (
 from layerstore.store import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["TABLES", "Database", "Transaction", "pack_u64", "unpack_u64"]
@@ -50,6 +50,8 @@ TABLES = (
     "mounts",
     "snapshots",
 )
+# Tables that stores of version 1 did not have from the beginning: whoever only reads may find them missing.
+_LATER_TABLES = frozenset[str]()
 
 # Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
 _MAP_SIZE = 1 << 40
@@ -99,12 +101,20 @@ class Database:
             )
             try:
                 self._env.reader_check()
-                self.tables = {
-                    name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES
-                }
+                self._tables = self._open_tables(read_only=read_only)
             except BaseException:
                 self._env.close()
                 raise
+
+    def _open_tables(self, *, read_only: bool) -> dict[str, Any]:
+        tables = {}
+        for name in TABLES:
+            try:
+                tables[name] = self._env.open_db(name.encode(), create=not read_only)
+            except lmdb.NotFoundError:
+                if name not in _LATER_TABLES:
+                    raise
+        return tables
 
     @staticmethod
     def open(folder: Path, *, read_only: bool) -> Database:
@@ -183,20 +193,22 @@ class Database:
 
     def cursor(self, txn: Transaction, table: str) -> Any:
         """A cursor on a table."""
-        return txn.cursor(self.tables[table])
+        return txn.cursor(self._tables[table]) if table in self._tables else _NoRows()
 
     def get(self, txn: Transaction, table: str, key: bytes) -> bytes | None:
         """A value, or None."""
-        value: bytes | None = txn.get(key, db=self.tables[table])
+        if table not in self._tables:
+            return None
+        value: bytes | None = txn.get(key, db=self._tables[table])
         return value
 
     def put(self, txn: Transaction, table: str, key: bytes, value: bytes) -> None:
         """Set a value, whether or not the key has one."""
-        txn.put(key, value, db=self.tables[table])
+        txn.put(key, value, db=self._tables[table])
 
     def delete(self, txn: Transaction, table: str, key: bytes) -> bool:
         """Remove a key; whether it was there."""
-        return bool(txn.delete(key, db=self.tables[table]))
+        return bool(txn.delete(key, db=self._tables[table]))
 
     def items(self, txn: Transaction, table: str) -> Iterator[tuple[bytes, bytes]]:
         """All of a table in the order of its keys."""
@@ -207,9 +219,29 @@ class Database:
         with self.read() as txn:
             pages = sum(
                 stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-                for stat in (txn.stat(db) for db in self.tables.values())
+                for stat in (txn.stat(db) for db in self._tables.values())
             )
         return int(pages) * int(self._env.stat()["psize"])
+
+
+class _NoRows:
+    """The cursor of a table that is not there yet: it finds nothing."""
+
+    def set_range(self, key: bytes) -> bool:
+        del key
+        return False
+
+    def first(self) -> bool:
+        return False
+
+    last = first
+
+    def getmulti(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        del keys
+        return []
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(())
 
 
 @contextmanager

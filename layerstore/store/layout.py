@@ -12,7 +12,10 @@ forbids writing, `compatible` flags are only information.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,7 @@ SEGMENT = 64 << 20  # the chunk file grows by this; EROFS needs the file's end o
 BLOCK = 4096  # what the filesystem can free, and what EROFS reads
 
 _MAGIC = "layerstore"
+_MAX_FORMAT = 64 << 10  # bytes
 _INCOMPATIBLE = frozenset(("cdc-gear-1", "frames-zstd", "parts-1"))
 _READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
 
@@ -102,31 +106,67 @@ class Layout:
         }
         files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
 
-    def check(self) -> bool:
-        """Read FORMAT; returns whether this code may write.
+    def check(self) -> frozenset[str]:
+        """Read FORMAT; returns the features that this code does not know and that forbid it to write.
 
         Raises:
             NotFound: no store is here.
             CorruptStore: FORMAT is not what `create` writes.
             Unsupported: a version or an incompatible feature that this code does not know.
         """
+        document = self._read_format()
+        if document.get("magic") != _MAGIC:
+            raise CorruptStore(f"{self.format} is not a layerstore FORMAT file")
+        version = document.get("version")
+        if type(version) is not int:
+            raise CorruptStore(f"{self.format} is damaged: its version is no number")
+        # What comes behind the version is the version's own: only a known one is read.
+        if version != VERSION:
+            raise Unsupported(
+                f"{self.root} has format {version}, and this layerstore knows only {VERSION}; "
+                "upgrade it"
+            )
+        unknown = self._features(document, "incompatible") - _INCOMPATIBLE
+        if unknown:
+            raise Unsupported(
+                f"{self.root} needs {_listed(unknown)}, which this layerstore does not know; "
+                "upgrade it"
+            )
+        self._features(document, "compatible")
+        return self._features(document, "read_only_compatible") - _READ_ONLY_COMPATIBLE
+
+    def _read_format(self) -> dict[str, object]:
         try:
-            text = self.format.read_bytes()
+            # Neither a symbolic link is followed, nor a pipe waited for.
+            fd = os.open(self.format, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"no store at {self.root}; `layerstore load` makes one") from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise CorruptStore(f"{self.format} is no plain file") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CorruptStore(f"{self.format} is no plain file")
+            text = files.pread_exactly(fd, _MAX_FORMAT + 1, 0)
+        finally:
+            os.close(fd)
+        if len(text) > _MAX_FORMAT:
+            raise CorruptStore(f"{self.format} is damaged: longer than {_MAX_FORMAT} bytes")
         try:
             document = json.loads(text)
-            magic, version = document["magic"], int(document["version"])
-            incompatible = set(document["incompatible"])
-            read_only = set(document["read_only_compatible"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptStore(f"{self.format} is damaged: {error}") from error
-        if magic != _MAGIC:
-            raise CorruptStore(f"{self.format} is not a layerstore FORMAT file")
-        unknown = incompatible - _INCOMPATIBLE
-        if version != VERSION or unknown:
-            what = f"features {', '.join(sorted(unknown))}" if unknown else f"version {version}"
-            raise Unsupported(
-                f"{self.root} needs {what}, which this layerstore does not know; upgrade it"
-            )
-        return not read_only - _READ_ONLY_COMPATIBLE
+        if not isinstance(document, dict):
+            raise CorruptStore(f"{self.format} is damaged: it is no object")
+        return document
+
+    def _features(self, document: dict[str, object], kind: str) -> frozenset[str]:
+        names = document.get(kind)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CorruptStore(f"{self.format} is damaged: `{kind}` is no list of names")
+        return frozenset(names)
+
+
+def _listed(features: frozenset[str]) -> str:
+    return f"feature{'s' * (len(features) > 1)} {', '.join(sorted(features))}"

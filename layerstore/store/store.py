@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from layerstore.errors import CorruptStore, FailedPrecondition, StoreFull
+from layerstore.errors import CorruptStore, FailedPrecondition, StoreFull, Unsupported
 from layerstore.store.catalog import Catalog
 from layerstore.store.chunkfile import ChunkFile
 from layerstore.store.database import Database
@@ -44,7 +44,8 @@ class Store:
         self.layout = Layout(root)
         if create and not read_only and not self.layout.format.exists():
             self.layout.create()
-        self.read_only = not self.layout.check() or read_only
+        self._unknown = self.layout.check()
+        self.read_only = read_only or bool(self._unknown)
         with ExitStack() as opened:
             try:
                 self.database = Database.open(self.layout.meta, read_only=self.read_only)
@@ -80,11 +81,8 @@ class Store:
         self._opened.close()
 
     def begin(self) -> WriteSession:
-        """Begin a write session.
-
-        Raises: FailedPrecondition: the store is open for reading only.
-        """
-        self._need_write()
+        """Begin a write session. Raises: as `need_write`."""
+        self.need_write()
         return WriteSession(self.layout, self.database, self.index, self.catalog)
 
     @contextmanager
@@ -95,11 +93,8 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A change of the catalog alone (names), durable when the block ends.
-
-        Raises: FailedPrecondition: the store is open for reading only.
-        """
-        self._need_write()
+        """A change of the catalog alone (names), durable when the block ends. Raises: as `need_write`."""
+        self.need_write()
         with self.database.write() as txn:
             yield txn
 
@@ -113,6 +108,17 @@ class Store:
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hot
         return total
 
-    def _need_write(self) -> None:
+    def need_write(self) -> None:
+        """Refuse what changes the store, where it can only be read.
+
+        Raises:
+            Unsupported: it has a feature that this version can read past, but would break by writing.
+            FailedPrecondition: it was opened for reading.
+        """
+        if self._unknown:
+            raise Unsupported(
+                f"{self.layout.root} has {', '.join(sorted(self._unknown))}, which this layerstore "
+                "does not know: it can read the store, but not write; upgrade it"
+            )
         if self.read_only:
             raise FailedPrecondition(f"{self.layout.root} is open for reading only")

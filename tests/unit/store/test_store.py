@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.api import open_store
-from layerstore.errors import CorruptStore, FailedPrecondition, NotFound, Unsupported
+from layerstore.errors import FailedPrecondition, NotFound
 from layerstore.store.store import Store
 from tests.support.stores import (
     Loading,
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["layerstore.api", "tests.support.stores"])
-
-
-def _format(root: Path, **changes: object) -> None:
-    path = root / "FORMAT"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_store_is_made_where_nothing_is_and_opened_where_one_is(tmp_path: Path) -> None:
@@ -66,46 +60,6 @@ def test_half_made_store_is_finished(tmp_path: Path) -> None:
     (root / ".FORMAT.12-34.tmp").write_text("{")
     with open_store(root) as store:
         assert store.verify().damages == ()
-
-
-def test_unknown_incompatible_feature_is_refused_by_name(tmp_path: Path) -> None:
-    with open_store(tmp_path / "store"):
-        pass
-    _format(tmp_path / "store", incompatible=["cdc-gear-1", "sharded-chunks"])
-    for read_only in (False, True):
-        with pytest.raises(Unsupported, match="sharded-chunks"):
-            open_store(tmp_path / "store", read_only=read_only)
-
-
-def test_later_version_is_refused(tmp_path: Path) -> None:
-    with open_store(tmp_path / "store"):
-        pass
-    _format(tmp_path / "store", version=2)
-    with pytest.raises(Unsupported, match="version 2"):
-        open_store(tmp_path / "store")
-
-
-def test_unknown_read_only_compatible_feature_forbids_writing_only(tmp_path: Path) -> None:
-    (image,) = sample_images(1, count=1, layer_size=10_000)
-    archive = write_archive(tmp_path, image)
-    with open_store(tmp_path / "store") as store:
-        store.load(archive)
-    _format(tmp_path / "store", read_only_compatible=["extra-index"], compatible=["whatever"])
-    with open_store(tmp_path / "store") as store:
-        assert_holds(store, image)
-        with pytest.raises(FailedPrecondition):
-            store.load(archive)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"magic": 1}', '{"magic": "layerstore", "version": "x"}']
-)
-def test_damaged_format_file_is_a_corrupt_store(tmp_path: Path, text: str) -> None:
-    with open_store(tmp_path / "store"):
-        pass
-    (tmp_path / "store" / "FORMAT").write_text(text)
-    with pytest.raises(CorruptStore):
-        open_store(tmp_path / "store")
 
 
 def test_read_only_store_reads_and_refuses_every_change(tmp_path: Path) -> None:
