@@ -29,7 +29,7 @@ from layerstore.tree import EXTENT, ROW, Entries
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["OP", "Part", "decode_part", "encode_part"]
+__all__ = ["OP", "Part", "decode_extents", "decode_part", "encode_part"]
 
 OP = np.dtype([("literal", "<u4"), ("extents", "<u4")])
 
@@ -81,16 +81,8 @@ def decode_part(data: bytes) -> Part:
 
     Raises: CorruptStore: not a part, or its lengths do not add up.
     """
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise CorruptStore("a recipe part has no header; run `layerstore verify`")
-    _, ops, extents, rows, *heaps = _HEADER.unpack_from(data)
-    ops_end = _HEADER.size + ops * OP.itemsize
-    extents_end = ops_end + extents * EXTENT.itemsize
-    rows_end = extents_end + rows * ROW.itemsize
-    if rows_end + sum(heaps) != len(data):
-        raise CorruptStore("a recipe part has the wrong length; run `layerstore verify`")
-    table = _from_planes(data[ops_end:extents_end], EXTENT)
-    np.cumsum(table["number"], out=table["number"])
+    ops_end, extents_end, rows_end, heaps = _borders(data)
+    table = _extents(data[ops_end:extents_end])
     paths_end = rows_end + heaps[0]
     links_end = paths_end + heaps[1]
     return Part(
@@ -103,6 +95,31 @@ def decode_part(data: bytes) -> Part:
             data[links_end:],
         ),
     )
+
+
+def decode_extents(data: bytes) -> npt.NDArray[np.void]:
+    """Only the extents of an encoded part: array of EXTENT. Raises: as `decode_part`."""
+    ops_end, extents_end, _, _ = _borders(data)
+    return _extents(data[ops_end:extents_end])
+
+
+def _borders(data: bytes) -> tuple[int, int, int, list[int]]:
+    """Where the ops, the extents and the rows of an encoded part end, and the lengths of its heaps."""
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+        raise CorruptStore("a recipe part has no header; run `layerstore verify`")
+    _, ops, extents, rows, *heaps = _HEADER.unpack_from(data)
+    ops_end = _HEADER.size + ops * OP.itemsize
+    extents_end = ops_end + extents * EXTENT.itemsize
+    rows_end = extents_end + rows * ROW.itemsize
+    if rows_end + sum(heaps) != len(data):
+        raise CorruptStore("a recipe part has the wrong length; run `layerstore verify`")
+    return ops_end, extents_end, rows_end, heaps
+
+
+def _extents(planes: bytes) -> npt.NDArray[np.void]:
+    table = _from_planes(planes, EXTENT)
+    np.cumsum(table["number"], out=table["number"])
+    return table
 
 
 def _to_planes(records: npt.NDArray[np.void]) -> bytes:
