@@ -87,7 +87,7 @@ class FuseServer:
         self._operations: dict[int, Callable[[int, bytes], bytes]] = {
             1: self._lookup, 3: self._getattr, 5: self._readlink, 15: self._read, 17: self._statfs,
             22: self._getxattr, 23: self._listxattr, 26: self._init, 28: self._readdir,
-            44: self._readdirplus, 18: self._nothing, 25: self._nothing, 29: self._nothing,
+            44: self._readdirplus, 18: self._nothing, 29: self._nothing,
             38: self._nothing,
         }  # fmt: skip
 
