@@ -3,6 +3,10 @@
 A write transaction is the only commit point of the store: LMDB syncs the data and then the root page, so a crash
 leaves the state before or the state after. Readers never wait and never block a writer.
 
+What a transaction changes also goes to the journal, just before LMDB commits it, and without a sync of its own: the
+tables are what counts, the journal is their second copy. Where it cannot be written the transaction is not held up; the
+tables then say that there is no journal, and the next process that opens the store to write begins a new one.
+
 Source: LMDB's lmdb.h ("Caveats": one environment for a file in a process; no use across fork).
 """
 
@@ -12,7 +16,8 @@ import errno
 import os
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -25,13 +30,14 @@ from layerstore.errors import (
     StoreFull,
     Unsupported,
 )
-from layerstore.store import files
+from layerstore.store import files, lmdbfile
+from layerstore.store.journal import Change, JournalFile, Position, new_generation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["TABLES", "Database", "Transaction", "pack_u64", "unpack_u64"]
+__all__ = ["DERIVED", "TABLES", "Database", "Transaction", "pack_u64", "unpack_u64"]
 
 Transaction = Any  # lmdb.Transaction: the package has no types
 
@@ -52,6 +58,20 @@ TABLES = (
 )
 # Tables that stores of version 1 did not have from the beginning: whoever only reads may find them missing.
 _LATER_TABLES = frozenset[str]()
+
+# Tables that follow from others, from the chunk file or from files that are made again: not in the journal.
+DERIVED = frozenset(("chunks", "free", "sessions", "contents"))
+
+_JOURNAL = b"journal"  # in `state`: a Position
+_DERIVED_STATE = frozenset(
+    (_JOURNAL, b"file_size", b"next_session")
+)  # rows of `state` that neither are
+_SYNC_JOURNAL = 4 << 20  # bytes of the journal that may wait for a sync
+_GROWTH = (
+    2  # the journal is begun anew when it has grown to so many times what the tables needed ...
+)
+_SLACK = 4 << 20  # ... and these bytes more
+_DUMP = 1 << 20  # bytes of rows in one record of a new journal
 
 # Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
 _MAP_SIZE = 1 << 40
@@ -84,12 +104,18 @@ class Database:
     Thread safety: all methods, from any thread; one write transaction at a time, across processes.
     """
 
-    def __init__(self, folder: Path, key: tuple[int, int], *, read_only: bool) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, journal: Path, key: tuple[int, int], *, read_only: bool
+    ) -> None:
+        self._folder, self._journal = folder, journal
         self._key, self._users, self._pid = key, 0, os.getpid()
         self._read_only = read_only
         self._running: set[int] = set()  # transactions, for whoever forks in the middle of one
+        self._changes: list[Change] = []  # of the one write transaction
+        self._is_changed = False
+        self._synced = Position.decode(None)
         with _translated(folder):
+            lmdbfile.check_size(folder / "data.mdb")
             self._env = lmdb.open(
                 str(folder),
                 map_size=_MAP_SIZE,
@@ -117,7 +143,7 @@ class Database:
         return tables
 
     @staticmethod
-    def open(folder: Path, *, read_only: bool) -> Database:
+    def open(folder: Path, journal: Path, *, read_only: bool) -> Database:
         """Open a folder's database, or share it where this process has it open already.
 
         Raises: FailedPrecondition: it is to be written, and this process has it open for reading only.
@@ -130,9 +156,12 @@ class Database:
                 database.drop_inherited()
                 database = None
             if database is None:
-                database = Database(folder, key, read_only=read_only)
+                database = Database(folder, journal, key, read_only=read_only)
                 if not read_only:
                     files.fsync_directory(folder)
+                    # Nobody is kept from a full store: a journal can be begun later as well.
+                    with suppress(StoreFull):
+                        database.keep_journal()
                 _open[key] = database
             elif database._read_only and not read_only:
                 raise FailedPrecondition(
@@ -166,7 +195,12 @@ class Database:
     def write(self) -> Iterator[Transaction]:
         """The one write transaction: durable when the block ends, undone when it raises."""
         with _translated(self._folder), self._begin(write=True) as txn:
+            self._changes, self._is_changed = [], False
             yield txn
+            if self._is_changed:
+                position = self._journal_changes(txn)
+        if self._is_changed and position.end - position.synced > _SYNC_JOURNAL:
+            self.sync_journal()
 
     @contextmanager
     def _begin(self, *, write: bool) -> Iterator[Transaction]:
@@ -192,7 +226,8 @@ class Database:
         self._env.close()
 
     def cursor(self, txn: Transaction, table: str) -> Any:
-        """A cursor on a table."""
+        """A cursor on a table; only those of `DERIVED` may be changed through it."""
+        self._is_changed = True  # it may become so
         return txn.cursor(self._tables[table]) if table in self._tables else _NoRows()
 
     def get(self, txn: Transaction, table: str, key: bytes) -> bytes | None:
@@ -204,15 +239,18 @@ class Database:
 
     def put(self, txn: Transaction, table: str, key: bytes, value: bytes) -> None:
         """Set a value, whether or not the key has one."""
+        self._note(table, key, value)
         txn.put(key, value, db=self._tables[table])
 
     def delete(self, txn: Transaction, table: str, key: bytes) -> bool:
         """Remove a key; whether it was there."""
+        self._note(table, key, None)
         return bool(txn.delete(key, db=self._tables[table]))
 
     def items(self, txn: Transaction, table: str) -> Iterator[tuple[bytes, bytes]]:
         """All of a table in the order of its keys."""
-        yield from self.cursor(txn, table)
+        if table in self._tables:
+            yield from txn.cursor(self._tables[table])
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""
@@ -222,6 +260,155 @@ class Database:
                 for stat in (txn.stat(db) for db in self._tables.values())
             )
         return int(pages) * int(self._env.stat()["psize"])
+
+    def journaled(self, txn: Transaction) -> Iterator[Change]:
+        """All rows that a journal holds, as they are now."""
+        for table in TABLES:
+            if table not in DERIVED:
+                for key, value in self.items(txn, table):
+                    if _is_journaled(table, key):
+                        yield Change(table, key, value)
+
+    def journal_position(self, txn: Transaction) -> Position:
+        """How far the journal is right; one whose transaction is not the last has missed some."""
+        return Position.decode(txn.get(_JOURNAL, db=self._tables["state"]))
+
+    def open_journal(self, txn: Transaction) -> tuple[JournalFile, Position] | None:
+        """The journal that holds the tables as this transaction sees them, and how far; None if there is none."""
+        position = self.journal_position(txn)
+        if not position.end or position.transaction != txn.id():
+            return None
+        file = JournalFile.open(self._journal, write=False)
+        if file is not None and not file.fits(position):
+            file.close()
+            file = None
+        return None if file is None else (file, position)
+
+    def keep_journal(self) -> None:
+        """See to it that there is a journal, whole at its end and not much longer than it needs to be.
+
+        Raises: StoreFull: there is none now.
+        """
+        with self.read() as txn:
+            opened = self.open_journal(txn)
+        if opened is not None:
+            file, position = opened
+            with file:
+                # What came after the last sync may not have survived a power cut that the tables have survived.
+                if not _is_too_long(position) and file.is_whole(position.synced, position.end):
+                    return
+        self.renew_journal()
+
+    def renew_journal(self) -> None:
+        """Begin the journal anew with the tables as they are; does nothing where another process is about it.
+
+        The writer's lock is held only while what was committed meanwhile is added. Raises: StoreFull.
+        """
+        beside = self._journal.with_name("journal.new")
+        fd = files.lock_file(beside, create=True)
+        if fd is None:
+            return
+        try:
+            with JournalFile(fd) as file, _translated(self._folder):
+                self._renew(file, beside)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def _renew(self, file: JournalFile, beside: Path) -> None:
+        generation = new_generation()
+        with self.read() as txn:
+            base = self._dump(txn, file, file.begin(generation))
+            seen, before = txn.id(), self.journal_position(txn)
+        file.sync()
+        with self._begin(write=True) as txn:
+            end, now = base, self.journal_position(txn)
+            if txn.id() - 1 != seen:
+                old = JournalFile.open(self._journal, write=False)
+                if (
+                    old is not None
+                    and (before.transaction, now.transaction) == (seen, txn.id() - 1)
+                    and before.end
+                    and before.generation == now.generation
+                    and old.fits(now)
+                ):
+                    end = file.copy(old, before.end, now.end, base)
+                else:
+                    end = base = self._dump(txn, file, file.begin(generation))
+                if old is not None:
+                    old.close()
+                file.sync()
+            beside.replace(self._journal)
+            files.fsync_directory(self._journal.parent)
+            position = Position(txn.id(), end, end, base, generation)
+            txn.put(_JOURNAL, position.encode(), db=self._tables["state"])
+
+    def _dump(self, txn: Transaction, file: JournalFile, end: int) -> int:
+        """Write all rows as records behind one another; returns where they end."""
+        changes: list[Change] = []
+        size = 0
+        for change in self.journaled(txn):
+            changes.append(change)
+            size += len(change.key) + len(change.value or b"")
+            if size >= _DUMP:
+                end = file.append(end, txn.id(), changes)
+                changes, size = [], 0
+        return file.append(end, txn.id(), changes)
+
+    def sync_journal(self) -> None:
+        """Make durable what the journal holds, and begin it anew where it has grown too long.
+
+        Where that fails, the next process that opens the store to write looks at it again.
+        """
+        with self.read() as txn:
+            opened = self.open_journal(txn)
+        if opened is None:
+            return
+        file, position = opened
+        with file, suppress(OSError, StoreFull):
+            file.sync()
+            self._synced = position
+            if _is_too_long(position):
+                self.renew_journal()
+
+    def _note(self, table: str, key: bytes, value: bytes | None) -> None:
+        self._is_changed = True
+        if _is_journaled(table, key):
+            self._changes.append(Change(table, key, value))
+
+    def _journal_changes(self, txn: Transaction) -> Position:
+        """Append what this transaction has changed, and write down how far the journal is right now."""
+        before = self.journal_position(txn)
+        end = 0
+        if before.transaction == txn.id() - 1 and before.end:
+            # The tables are what counts: without room for the journal they go on alone.
+            with suppress(OSError, StoreFull):
+                end = self._append(txn, before)
+        synced = before.synced
+        if before.generation == self._synced.generation:
+            synced = max(synced, self._synced.end)
+        position = replace(before, transaction=txn.id(), end=end, synced=synced)
+        txn.put(_JOURNAL, position.encode(), db=self._tables["state"])
+        return position
+
+    def _append(self, txn: Transaction, before: Position) -> int:
+        if not self._changes:
+            return before.end
+        file = JournalFile.open(self._journal, write=True)
+        if file is None:
+            return 0
+        with file:
+            if not file.fits(before):
+                return 0
+            return file.append(before.end, txn.id(), self._changes)
+
+
+def _is_journaled(table: str, key: bytes) -> bool:
+    return table not in DERIVED and not (table == "state" and key in _DERIVED_STATE)
+
+
+def _is_too_long(position: Position) -> bool:
+    return position.end > _GROWTH * position.base + _SLACK
 
 
 class _NoRows:
@@ -285,7 +472,10 @@ def _system_error(error: lmdb.Error, folder: Path) -> Exception:
     text = str(error)
     for code in errno.errorcode:
         if text.endswith(os.strerror(code)):
-            if code in files.NO_ROOM or (code == errno.EIO and files.is_full(folder)):
+            if code in files.NO_ROOM or (
+                code == errno.EIO
+                and (files.is_full(folder) or files.is_at_limit(folder / "data.mdb"))
+            ):
                 return StoreFull(
                     f"no room to write the store's tables: {text}; free some space and repeat"
                 )

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ __all__ = [
     "create_file",
     "fdatasync",
     "fsync_directory",
+    "is_at_limit",
     "is_full",
     "lock_file",
     "no_room",
@@ -59,6 +61,12 @@ def is_full(folder: Path) -> bool:
     """Whether a folder's filesystem has practically no room left (less than 1 MiB)."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize < 1 << 20
+
+
+def is_at_limit(path: Path) -> bool:
+    """Whether a file is practically as long as this process may make one (RLIMIT_FSIZE)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return limit != resource.RLIM_INFINITY and path.stat().st_size > limit - (1 << 20)
 
 
 def fdatasync(fd: int) -> None:

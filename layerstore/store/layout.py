@@ -3,6 +3,7 @@
     ROOT/
       FORMAT        version and feature flags (text, JSON)
       meta/         LMDB: data.mdb, lock.mdb
+      journal       a second copy of the tables
       chunks        the chunk address space, one sparse file that grows by segments
       tmp/          session locks, spooled input; anything here that nobody holds may be deleted
 
@@ -57,6 +58,11 @@ class Layout:
     def chunks(self) -> Path:
         """The chunk file."""
         return self.root / "chunks"
+
+    @property
+    def journal(self) -> Path:
+        """The second copy of the tables."""
+        return self.root / "journal"
 
     @property
     def tmp(self) -> Path:

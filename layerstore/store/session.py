@@ -211,6 +211,7 @@ class WriteSession:
                 with suppress(OSError, LayerstoreError):
                     _give_back(self._database, self._chunkfile, self._id)
                     self._layout.session_lock(self._id).unlink(missing_ok=True)
+                    self._database.sync_journal()
         finally:
             if lock is not None:
                 os.close(lock)

@@ -48,7 +48,9 @@ class Store:
         self.read_only = read_only or bool(self._unknown)
         with ExitStack() as opened:
             try:
-                self.database = Database.open(self.layout.meta, read_only=self.read_only)
+                self.database = Database.open(
+                    self.layout.meta, self.layout.journal, read_only=self.read_only
+                )
                 opened.callback(self.database.close)
                 self.chunkfile = ChunkFile(
                     self.layout.chunks, self.database, read_only=self.read_only

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -237,6 +236,6 @@ def test_tables_cut_short_are_never_read_as_something_else(tmp_path: Path) -> No
     for size in range(0, len(data), 4096):
         (root / "meta" / "data.mdb").write_bytes(data[:size])
         outcomes.add(_outcome(root, image))
-    # A page of the map behind the file's end is SIGBUS: LMDB cannot catch it, nor can Python.
-    assert outcomes <= {0, 2, 3, 4, -signal.SIGBUS}
+    # Never SIGBUS, which is a page of LMDB's map behind the file's end; an empty file is a store of nothing.
+    assert outcomes <= {0, 2, 4}
     assert 2 in outcomes

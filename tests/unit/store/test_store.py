@@ -32,7 +32,8 @@ def test_store_is_made_where_nothing_is_and_opened_where_one_is(tmp_path: Path) 
     root = tmp_path / "a" / "b"
     with open_store(root) as store:
         assert store.images() == []
-    assert sorted(path.name for path in root.iterdir()) == ["FORMAT", "chunks", "meta", "tmp"]
+    names = ["FORMAT", "chunks", "journal", "meta", "tmp"]
+    assert sorted(path.name for path in root.iterdir()) == names
     with open_store(root, create=False) as store:
         assert store.verify().damages == ()
 
@@ -130,7 +131,8 @@ def test_many_threads_make_one_store_together(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert errors == []
-        assert sorted(path.name for path in root.iterdir()) == ["FORMAT", "chunks", "meta", "tmp"]
+        names = ["FORMAT", "chunks", "journal", "meta", "tmp"]
+    assert sorted(path.name for path in root.iterdir()) == names
 
 
 def test_two_processes_make_and_fill_one_store_together(tmp_path: Path) -> None:
