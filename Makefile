@@ -1,7 +1,7 @@
 # make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
 # make test                            set up, then everything that has to pass
 #
-# Also: setup, lint, check (= lint + test), bench, bench-smoke, sanitize, wheel, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Also: setup, lint, check (= lint + test), bench, bench-smoke, crash-states, sanitize, wheel, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
 # Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check bench bench-smoke sanitize wheel clean
+.PHONY: setup demo test lint check bench bench-smoke crash-states sanitize wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -42,6 +42,10 @@ bench: $(READY)
 bench-smoke: $(READY)
 	$(BIN)/python -m benchmarks.bench_ingest --peers none --rounds 1
 	$(BIN)/pytest -q benchmarks/bench_kernels.py --benchmark-max-time=0.02 --benchmark-min-rounds=1
+
+# Every disk that a crash may leave of each operation (the tests check a sample); the table goes into docs/durability.md.
+crash-states: $(READY)
+	$(BIN)/python -m tests.faults.crash --write
 
 # The C kernels under libFuzzer, ASan and UBSan; then the tests of the kernels against an extension built with them.
 sanitize: $(READY)

@@ -210,6 +210,7 @@ def _add_data_image(
     uuid = kernels.blake3(b"".join(names))[:16]
     image = write_data_image(DataFiles(hex_names, counts, spans), size, uuid)
     files.replace_file(places.data_image(number), image)
+    files.fsync_directory(places.root)  # the folder itself may be new
     with store.write() as txn:
         table.add_image(txn, number, kernels.blake3(image), names)
     return number

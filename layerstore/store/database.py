@@ -133,10 +133,13 @@ class Database:
                 raise
 
     def _open_tables(self, *, read_only: bool) -> dict[str, Any]:
+        if not read_only:
+            with self._env.begin(write=True) as txn:  # all of them, or none
+                return {name: self._env.open_db(name.encode(), txn) for name in TABLES}
         tables = {}
         for name in TABLES:
             try:
-                tables[name] = self._env.open_db(name.encode(), create=not read_only)
+                tables[name] = self._env.open_db(name.encode(), create=False)
             except lmdb.NotFoundError:
                 if name not in _LATER_TABLES:
                     raise

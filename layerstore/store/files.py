@@ -30,6 +30,7 @@ __all__ = [
     "is_at_limit",
     "is_full",
     "lock_file",
+    "locked_directory",
     "no_room",
     "pread_exactly",
     "punch_hole",
@@ -154,3 +155,14 @@ def lock_file(path: Path, *, create: bool) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a directory; waits for it. Nothing is made in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

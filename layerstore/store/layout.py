@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import stat
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from layerstore.errors import CorruptStore, FailedPrecondition, NotFound, Unsupp
 from layerstore.store import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["BLOCK", "SEGMENT", "VERSION", "Layout"]
@@ -79,38 +81,55 @@ class Layout:
         numbers = (name.removeprefix("session-").removesuffix(".lock") for name in names)
         return {int(number) for number in numbers if number.isdigit()}
 
-    def create(self) -> None:
-        """Make what is missing of an empty store; FORMAT comes last, so that half a store is no store.
+    @contextmanager
+    def creating(self) -> Iterator[bool]:
+        """Make the folders and files of an empty store, and FORMAT when the block ends.
 
-        Raises: FailedPrecondition: the folder holds something else.
+        FORMAT comes last: without it there is no store, and what a crash has left of a first attempt is made anew. Gives
+        whether there is something to make: one process makes a store, the others wait for it.
+
+        Raises:
+            FailedPrecondition: the folder holds something else.
+            CorruptStore: FORMAT is missing of a store that holds chunks.
         """
         absent = [path for path in (self.root, *self.root.parents) if not path.exists()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in absent:
             files.fsync_directory(path.parent)
-        ours = {path.name for path in (self.meta, self.chunks, self.tmp)}
-        strangers = sorted(
-            path.name
-            for path in self.root.iterdir()
-            if path.name not in ours and not path.name.startswith(".FORMAT.")
-        )
-        if strangers and "FORMAT" not in strangers:
-            raise FailedPrecondition(
-                f"{self.root} is no store and not empty ({strangers[0]!r}); give an empty folder"
-            )
-        for folder in (self.meta, self.tmp):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        if not self.chunks.exists():
+        with files.locked_directory(self.root):
+            if self.format.exists():
+                yield False
+                return
+            self._check_unused()
+            for folder in (self.meta, self.tmp):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            for path in self.meta.iterdir():
+                path.unlink()  # tables that were half made
             self.chunks.touch(mode=0o600)
-        files.fsync_directory(self.root)
-        document = {
-            "magic": _MAGIC,
-            "version": VERSION,
-            "incompatible": sorted(_INCOMPATIBLE),
-            "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
-            "compatible": [],
-        }
-        files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
+            files.fsync_directory(self.root)
+            yield True
+            document = {
+                "magic": _MAGIC,
+                "version": VERSION,
+                "incompatible": sorted(_INCOMPATIBLE),
+                "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
+                "compatible": [],
+            }
+            files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
+
+    def _check_unused(self) -> None:
+        ours = {path.name for path in (self.meta, self.chunks, self.tmp)}
+        for path in sorted(self.root.iterdir()):
+            if path.name not in ours and not path.name.startswith(".FORMAT."):
+                raise FailedPrecondition(
+                    f"{self.root} is no store and not empty ({path.name!r}); give an empty folder"
+                )
+        with suppress(FileNotFoundError):
+            if self.chunks.lstat().st_size:
+                raise CorruptStore(
+                    f"{self.format} is missing, but there are chunks; restore it "
+                    "(docs/format.md says what it holds)"
+                )
 
     def check(self) -> frozenset[str]:
         """Read FORMAT; returns the features that this code does not know and that forbid it to write.

@@ -43,7 +43,7 @@ class Store:
         """
         self.layout = Layout(root)
         if create and not read_only and not self.layout.format.exists():
-            self.layout.create()
+            _create(self.layout)
         self._unknown = self.layout.check()
         self.read_only = read_only or bool(self._unknown)
         with ExitStack() as opened:
@@ -124,3 +124,10 @@ class Store:
             )
         if self.read_only:
             raise FailedPrecondition(f"{self.layout.root} is open for reading only")
+
+
+def _create(layout: Layout) -> None:
+    """Make an empty store: its tables are durable before FORMAT says that there is one."""
+    with layout.creating() as is_new:
+        if is_new:
+            Database.open(layout.meta, read_only=False).close()

@@ -81,7 +81,8 @@ def test_the_part_is_as_documented_and_reads_back() -> None:
 
 def test_the_format_file_is_as_documented(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "store")
-    layout.create()
+    with layout.creating():
+        pass
     assert json.loads(layout.format.read_text()) == json.loads(block("json", "format"))
 
 

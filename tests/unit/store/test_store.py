@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.api import open_store
-from layerstore.errors import FailedPrecondition, NotFound
+from layerstore.errors import CorruptStore, FailedPrecondition, NotFound
 from layerstore.store.store import Store
 from tests.support.stores import (
     Loading,
@@ -231,3 +231,49 @@ def test_store_object_of_a_root_that_is_a_file_is_refused(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     with pytest.raises((FailedPrecondition, NotFound, OSError)):
         Store(tmp_path / "file", create=True)
+
+
+def test_bug_tables_that_a_crash_had_half_made_were_never_made_again(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    with open_store(root):
+        pass
+    tables = (root / "meta" / "data.mdb").read_bytes()
+    for size in (0, 1, 4096, 8191, 8192, 12_288):
+        (root / "FORMAT").unlink(missing_ok=True)
+        (root / "meta" / "data.mdb").write_bytes(tables[:size])
+        with open_store(root) as store:
+            assert store.verify().damages == ()
+
+
+def test_format_that_is_missing_of_a_store_with_chunks_is_no_new_store(tmp_path: Path) -> None:
+    (image,) = sample_images(1, count=1, layer_size=10_000)
+    root = tmp_path / "store"
+    with open_store(root) as store:
+        store.load(write_archive(tmp_path, image))
+    (root / "FORMAT").rename(tmp_path / "FORMAT")
+    with pytest.raises(CorruptStore, match="FORMAT is missing"):
+        open_store(root)
+    (tmp_path / "FORMAT").rename(root / "FORMAT")
+    with open_store(root) as store:
+        assert_holds(store, image)
+
+
+def test_many_that_make_one_store_at_once_all_get_it(tmp_path: Path) -> None:
+    makers = [
+        _children.Process(target=_make_and_load, args=(tmp_path / "store", tmp_path, number))
+        for number in range(4)
+    ]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(60)
+        assert maker.exitcode == 0
+    with open_store(tmp_path / "store", create=False) as store:
+        assert len(store.images()) == 4
+        assert_clean(store)
+
+
+def _make_and_load(root: Path, folder: Path, number: int) -> None:
+    (image,) = sample_images(number + 1, count=1, layer_size=10_000)
+    with open_store(root) as store:
+        store.load(write_archive(folder, image))
