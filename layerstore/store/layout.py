@@ -103,7 +103,7 @@ class Layout:
             self._check_unused()
             for folder in (self.meta, self.tmp):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            for path in self.meta.iterdir():
+            for path in (*self.meta.iterdir(), *self.root.glob("journal*")):
                 path.unlink()  # tables that were half made
             self.chunks.touch(mode=0o600)
             files.fsync_directory(self.root)
@@ -120,7 +120,7 @@ class Layout:
     def _check_unused(self) -> None:
         ours = {path.name for path in (self.meta, self.chunks, self.tmp)}
         for path in sorted(self.root.iterdir()):
-            if path.name not in ours and not path.name.startswith(".FORMAT."):
+            if path.name not in ours and not path.name.startswith((".FORMAT.", "journal")):
                 raise FailedPrecondition(
                     f"{self.root} is no store and not empty ({path.name!r}); give an empty folder"
                 )

@@ -130,4 +130,4 @@ def _create(layout: Layout) -> None:
     """Make an empty store: its tables are durable before FORMAT says that there is one."""
     with layout.creating() as is_new:
         if is_new:
-            Database.open(layout.meta, read_only=False).close()
+            Database.open(layout.meta, layout.journal, read_only=False).close()
