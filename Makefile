@@ -1,7 +1,7 @@
 # make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
 # make test                            set up, then everything that has to pass
 #
-# Also: setup, lint, check (= lint + test), bench, bench-smoke, crash-states, sanitize, wheel, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Also: setup, lint, check (= lint + test), bench, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
 # Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check bench bench-smoke crash-states sanitize wheel clean
+.PHONY: setup demo test lint check bench bench-smoke crash-states sanitize wheel proto clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -65,6 +65,11 @@ wheel: $(READY)
 	$(PYTHON) -m venv build/wheel/venv && build/wheel/venv/bin/pip install -q build/wheel/*.whl
 	cd build/wheel && LAYERSTORE_KERNELS=native venv/bin/layerstore version && LAYERSTORE_KERNELS=pure venv/bin/layerstore version
 	cd build/wheel && venv/bin/python -c "import layerstore; assert 'site-packages' in layerstore.__file__, layerstore.__file__"
+
+# What protoc makes is kept in the repository, so that nobody needs protoc to install or to test.
+proto: $(READY)
+	$(BIN)/python -m pip install -q --group proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. layerstore/serve/_proto/snapshots.proto
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

@@ -34,6 +34,7 @@ VERBS = {
     "run": "run",
     "commit": "commit",
     "snapshot": "snapshot",
+    "serve": "serve",
     "version": "version",
 }
 """Verb -> the module of this package that has it as `<verb>_verb`, in the order of `--help`."""

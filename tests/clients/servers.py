@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["containerd", "dockerd", "run", "unmount_below"]
+__all__ = ["containerd", "dockerd", "run", "snapshotter", "unmount_below"]
 
 _READY_S = 60
+_PROXY = """
+[proxy_plugins.layerstore]
+type = "snapshot"
+address = "{socket}"
+"""
 _STOP_S = 20
 
 
@@ -35,8 +41,8 @@ def run(*words: str | Path, timeout_s: float = 120) -> str:
 
 
 @contextmanager
-def containerd(folder: Path) -> Iterator[list[str]]:
-    """A containerd; gives the words that a `ctr` command starts with."""
+def containerd(folder: Path, snapshotter: Path | None = None) -> Iterator[list[str]]:
+    """A containerd, maybe with a proxy snapshotter `layerstore`; gives the words that a `ctr` command starts with."""
     socket = folder / "c.sock"
     config = folder / "config.toml"
     config.write_text(
@@ -47,10 +53,35 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{socket}"
 """
+        + (_PROXY.format(socket=snapshotter) if snapshotter else "")
     )
     ctr = ["ctr", "-a", str(socket)]
     with _server(["containerd", "-c", str(config)], folder, lambda: _works([*ctr, "version"])):
         yield ctr
+
+
+@contextmanager
+def snapshotter(root: Path, socket: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`layerstore serve snapshotter` on the store at `root`, ready; its log is beside the socket."""
+    words = [sys.executable, "-m", "layerstore", "--root", str(root), "serve", "snapshotter"]
+    words += ["--listen", f"unix://{socket}", *options]
+    read, write = os.pipe()
+    with socket.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            [*words, "--ready-fd", str(write)],
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[write],
+        )
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb") as ready:
+            said = ready.read()
+        assert said == b"\n", socket.with_suffix(".log").read_text("utf-8", "replace")[-2000:]
+        yield process
+    finally:
+        process.terminate()
+        process.wait(_READY_S)
 
 
 @contextmanager
