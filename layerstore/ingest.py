@@ -137,6 +137,7 @@ def ingest_layer(
     with session.commit() as txn:
         record = LayerRecord(tar.size, recipe.entries, recipe.stretches(), time.time_ns())
         session.catalog.put_layer(txn, diff_id, record)
+        session.hold_new(txn, diff_id)
     return IngestReport(
         diff_id,
         tar.size,

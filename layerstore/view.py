@@ -16,6 +16,7 @@ import io
 import os
 import re
 import stat
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from fnmatch import translate
@@ -461,7 +462,17 @@ def open_view(store: Store, diff_ids: Sequence[DiffID]) -> View:
 
     Raises: NotFound: a layer is not in this store. CorruptStore, MalformedInput: as `merge`.
     """
-    return View(merge([layer_tree(store, diff_id) for diff_id in diff_ids]), cached_reader(store))
+    hold = store.hold(*diff_ids)
+    try:
+        view = View(
+            merge([layer_tree(store, diff_id) for diff_id in diff_ids]), cached_reader(store)
+        )
+    except BaseException:
+        hold.close()
+        raise
+    # No transaction when it goes: that may be in the middle of one.
+    weakref.finalize(view, hold.abandon)
+    return view
 
 
 def layer_tree(store: Store, diff_id: DiffID) -> LayerTree:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from layerstore.digest import Digest
     from layerstore.ingest import IngestReport
     from layerstore.snapshots import Info, Snapshots
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 __all__ = ["IMAGE_LABEL", "CommitOptions", "CommitReport", "commit_image", "fork_image"]
@@ -122,16 +123,18 @@ def commit_image(
     if reference.digest is not None:
         raise InvalidArgument(f"{name} has a digest; a name to give has only a tag")
     apply_changes({}, options.changes)
-    stack, layer, labels = _source(store, snapshots, source)
-    base = _find_base(store, labels.get(IMAGE_LABEL), stack)
-    created = options.created or datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    config = _config(base, stack, options, created)
-    digest = _commit(store, stack, base, config, str(reference))
+    with store.begin() as session:  # it keeps the new layer until the image leads to it
+        stack, layer, labels = _source(store, snapshots, source, session)
+        session.hold(stack)
+        base = _find_base(store, labels.get(IMAGE_LABEL), stack, session)
+        created = options.created or datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        config = _config(base, stack, options, created)
+        digest = _commit(store, session, stack, base, config, str(reference))
     return CommitReport(str(reference), digest_of(config), digest, layer)
 
 
 def _source(
-    store: Store, snapshots: Snapshots, source: str | os.PathLike[str]
+    store: Store, snapshots: Snapshots, source: str | os.PathLike[str], session: WriteSession
 ) -> tuple[tuple[DiffID, ...], IngestReport | None, Mapping[str, str]]:
     """The layers of a snapshot or of a mount, the newest of them just made if it was writable; and its labels."""
     if isinstance(source, str):
@@ -141,7 +144,7 @@ def _source(
             if not Path(source).is_dir():
                 raise
         else:
-            return _of_snapshot(snapshots, info)
+            return _of_snapshot(snapshots, info, session)
     place = os.path.realpath(source)
     with store.read() as txn:
         records = [record for _, record in MountTable(store.database).items(txn)]
@@ -149,18 +152,18 @@ def _source(
         if record.target == place and record.upper:
             below = tuple(DiffID(parse_digest(diff_id)) for diff_id in record.diff_ids)
             upper = Path(record.upper) / "fs"
-            captured = snapshots.capture_upper(upper, below, f"the mount at {place}")
+            captured = snapshots.capture_upper(upper, below, f"the mount at {place}", session)
             return (*below, captured.layer.diff_id), captured.layer, {}
     upper = _mounted_upper(place)
-    return _of_snapshot(snapshots, snapshots.stat(snapshots.key_of_upper(upper)))
+    return _of_snapshot(snapshots, snapshots.stat(snapshots.key_of_upper(upper)), session)
 
 
 def _of_snapshot(
-    snapshots: Snapshots, info: Info
+    snapshots: Snapshots, info: Info, session: WriteSession
 ) -> tuple[tuple[DiffID, ...], IngestReport | None, Mapping[str, str]]:
     if info.kind is SnapshotKind.COMMITTED:
         return snapshots.stack(info.name), None, info.labels
-    below, layer = snapshots.capture(info.name)
+    below, layer = snapshots.capture(info.name, session)
     return (*below, layer.diff_id), layer, info.labels
 
 
@@ -189,7 +192,9 @@ def _plain(text: bytes) -> bytes:
     return text
 
 
-def _find_base(store: Store, named: str | None, stack: tuple[DiffID, ...]) -> _Base | None:
+def _find_base(
+    store: Store, named: str | None, stack: tuple[DiffID, ...], session: WriteSession
+) -> _Base | None:
     with store.read() as txn:
         images = {digest: record.diff_ids for digest, record in store.catalog.images(txn)}
     found = [
@@ -203,8 +208,12 @@ def _find_base(store: Store, named: str | None, stack: tuple[DiffID, ...]) -> _B
     if not found:
         return None
     digest = max(found, key=lambda one: (len(images[one]), one))
-    manifest = oci.parse_manifest(emit.read_document(store, digest), digest)
-    config = json.loads(emit.read_document(store, manifest.config.digest))
+    session.hold([digest])
+    try:
+        manifest = oci.parse_manifest(emit.read_document(store, digest), digest)
+        config = json.loads(emit.read_document(store, manifest.config.digest))
+    except NotFound:
+        return None  # collected before it was held
     return _Base(config, dict(zip(images[digest], manifest.layers, strict=True)))
 
 
@@ -235,7 +244,12 @@ def _config(
 
 
 def _commit(
-    store: Store, stack: Sequence[DiffID], base: _Base | None, config: bytes, name: str
+    store: Store,
+    session: WriteSession,
+    stack: Sequence[DiffID],
+    base: _Base | None,
+    config: bytes,
+    name: str,
 ) -> Digest:
     """Record config, manifest, image and name in one transaction; returns the manifest's digest."""
     layers, plain = _layers(store, stack, base)
@@ -246,23 +260,19 @@ def _commit(
     digest = digest_of(manifest)
     none = Compression.NONE.value
     now_ns = int(datetime.now(UTC).timestamp() * 1e9)
-    with store.begin() as session:
-        documents = [
-            (digest_of(data), len(data), ingest_document(data, session))
-            for data in (config, manifest)
-        ]
-        with session.commit() as txn:
-            catalog = session.catalog
-            for diff_id, size in plain.items():
-                if catalog.blob(txn, diff_id) is None:
-                    catalog.put_blob(
-                        txn, diff_id, BlobRecord(size, Wrapping.PLAIN, diff_id, none, ())
-                    )
-            for document, size, stretches in documents:
-                record = BlobRecord(size, Wrapping.KEPT, None, none, stretches())
-                catalog.put_blob(txn, document, record)
-            catalog.put_image(txn, digest, ImageRecord(config_digest, tuple(stack), now_ns))
-            catalog.put_ref(txn, name, digest)
+    documents = [
+        (digest_of(data), len(data), ingest_document(data, session)) for data in (config, manifest)
+    ]
+    with session.commit() as txn:
+        catalog = session.catalog
+        for diff_id, size in plain.items():
+            if catalog.blob(txn, diff_id) is None:
+                catalog.put_blob(txn, diff_id, BlobRecord(size, Wrapping.PLAIN, diff_id, none, ()))
+        for document, size, stretches in documents:
+            record = BlobRecord(size, Wrapping.KEPT, None, none, stretches())
+            catalog.put_blob(txn, document, record)
+        catalog.put_image(txn, digest, ImageRecord(config_digest, tuple(stack), now_ns))
+        catalog.put_ref(txn, name, digest)
     return digest
 
 

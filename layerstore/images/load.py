@@ -175,6 +175,7 @@ class _Loader:
         """An image without a manifest gets one: its layers as plain tars."""
         config = oci.parse_config(image.config, archive.source)
         _check_layer_count(len(image.layers), config, archive.source)
+        self.session.hold(config.diff_ids)
         layers = tuple(
             self._load_member(archive, member, diff_id)
             for member, diff_id in zip(image.layers, config.diff_ids, strict=True)
@@ -221,6 +222,7 @@ class _Loader:
         source = f"{archive.source}, {manifest.config.digest}"
         config = oci.parse_config(data, source)
         _check_layer_count(len(manifest.layers), config, source)
+        self.session.hold([*config.diff_ids, *(layer.digest for layer in manifest.layers)])
         loaded = [
             self._load_layer(archive, layer, diff_id)
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
@@ -334,6 +336,7 @@ class _Loader:
 
     def _keep_blob(self, archive: OciLayout, blob: oci.Descriptor) -> None:
         """A blob that is no layer of an image (an attestation): as it is, where the archive has it."""
+        self.session.hold([blob.digest])
         with self.store.read() as txn:
             known = self.store.catalog.blob(txn, blob.digest)
         if known is not None or not archive.has_blob(blob.digest):
@@ -346,17 +349,16 @@ class _Loader:
 
     def _keep_document(self, data: bytes) -> Digest:
         digest = digest_of(data)
-        with self.store.read() as txn:
-            known = self.store.catalog.blob(txn, digest)
-        if known is None:
-            stretches = ingest_document(data, self.session)
-            self.records.append(
-                lambda txn: self.session.catalog.put_blob(
-                    txn,
-                    digest,
-                    BlobRecord(len(data), Wrapping.KEPT, None, Compression.NONE.value, stretches()),
-                )
-            )
+        stretches = ingest_document(data, self.session)
+        none = Compression.NONE.value
+
+        def put(txn: Transaction) -> None:
+            # Asked only now: the record may have been collected since the load began.
+            if self.session.catalog.blob(txn, digest) is None:
+                record = BlobRecord(len(data), Wrapping.KEPT, None, none, stretches())
+                self.session.catalog.put_blob(txn, digest, record)
+
+        self.records.append(put)
         return digest
 
     def _put_if_new(self, digest: Digest, record: BlobRecord) -> None:

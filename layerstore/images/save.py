@@ -138,6 +138,10 @@ class _Saver:
 
     def save(self, name: str) -> None:
         target = find_target(self.store, name)
+        with self.store.hold(target):
+            self._save(name, target)
+
+    def _save(self, name: str, target: Digest) -> None:
         if self.options.platform is not None or self.options.kind is ArchiveKind.DOCKER:
             # What `docker load` reads has room for one platform.
             target = image_of(self.store, target, self.options.platform)

@@ -19,6 +19,7 @@ import numpy as np
 
 from layerstore import kernels
 from layerstore.digest import raw
+from layerstore.errors import FailedPrecondition, NotFound
 from layerstore.formats.erofs import (
     DataFiles,
     place_extents,
@@ -39,12 +40,20 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffID
     from layerstore.mount.contents import Contents
     from layerstore.mount.places import Places
+    from layerstore.store.database import Transaction
     from layerstore.store.store import Store
     from layerstore.tree import Tree
 
-__all__ = ["StackImages", "merged_tree", "read_content_names", "ready_images", "stack_key"]
+__all__ = [
+    "StackImages",
+    "check_stack",
+    "merged_tree",
+    "read_content_names",
+    "ready_images",
+    "stack_key",
+]
 
-_WRITER = b"layerstore metadata image 1\n"  # a change of the writer's output is a new number
+_WRITER = b"layerstore metadata image 2\n"  # a change of the writer's output is a new number
 _NAME = 32
 
 
@@ -56,9 +65,20 @@ class StackImages:
     data: tuple[int, ...]
 
 
-def stack_key(diff_ids: Sequence[DiffID]) -> str:
-    """The name of a stack's metadata image."""
-    return kernels.blake3(_WRITER + b"".join(map(raw, diff_ids))).hex()[:40]
+def stack_key(store: Store, txn: Transaction, diff_ids: Sequence[DiffID]) -> str:
+    """The name of a stack's metadata image: another one when a layer was removed and loaded again.
+
+    Chunk numbers are in the image, by way of the contents' names, and such a layer has others.
+
+    Raises: NotFound: a layer is not in this store.
+    """
+    rows = []
+    for diff_id in diff_ids:
+        identity = store.catalog.layer_identity(txn, diff_id)
+        if identity is None:
+            raise NotFound(f"no layer {diff_id} in this store")
+        rows.append(raw(diff_id) + kernels.blake3(identity))
+    return kernels.blake3(_WRITER + b"".join(rows)).hex()[:40]
 
 
 def merged_tree(store: Store, diff_ids: Sequence[DiffID]) -> Tree:
@@ -75,14 +95,27 @@ def ready_images(
 
     Raises: NotFound: a layer is not in this store. CorruptStore, StoreFull.
     """
-    key = stack_key(diff_ids)
+    with store.read() as txn:
+        key = stack_key(store, txn, diff_ids)
     found = _known_images(store, places, key, with_data=with_data)
     if found is None:
         with places.building():
             found = _known_images(store, places, key, with_data=with_data)
             if found is None:
-                found = _make_images(store, places, key, diff_ids, with_data=with_data)
+                with store.hold(*diff_ids):
+                    found = _make_images(store, places, key, diff_ids, with_data=with_data)
     return found
+
+
+def check_stack(store: Store, txn: Transaction, diff_ids: Sequence[DiffID], key: str) -> None:
+    """See, in the transaction that records a mount, that its layers are those that its images were made of.
+
+    Until then nothing keeps them from being collected. `key` is empty where there are no images.
+
+    Raises: NotFound: a layer was removed. FailedPrecondition: and loaded again.
+    """
+    if stack_key(store, txn, diff_ids) != key and key:
+        raise FailedPrecondition("a layer was removed and loaded again meanwhile; mount again")
 
 
 def read_content_names(places: Places, key: str) -> list[bytes]:
@@ -154,6 +187,7 @@ def _make_images(
     image = write_metadata_image(tree, names, bytes.fromhex(key)[:16])
     heap = b"".join(sorted(contents.inodes))
     facts = {
+        "stack": diff_ids,
         "data": data,
         "has_data": with_data,
         "image": kernels.blake3(image).hex(),

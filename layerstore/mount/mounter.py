@@ -29,6 +29,7 @@ from layerstore.errors import (
 from layerstore.mount.checkout import CheckoutDriver
 from layerstore.mount.erofs import ErofsDriver
 from layerstore.mount.fuse import FuseDriver
+from layerstore.mount.images import check_stack
 from layerstore.mount.mountinfo import boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.objects import ObjectsDriver
 from layerstore.mount.overlay import sweep_shared
@@ -186,6 +187,7 @@ def mount_stack(
             if other.target == record.target:
                 raise AlreadyExists(f"{target} is a mount of this store; `layerstore umount` it")
         with store.write() as txn:
+            check_stack(store, txn, diff_ids, record.meta)
             number = table.add(txn, record)
         try:
             driver.mount(store, places, record)
@@ -287,6 +289,7 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
         known = [n for n, one in live.items() if one.driver == _HOLD and one.meta == needs.meta]
         if not any(live[n].data == needs.data for n in known):
             with store.write() as txn:
+                check_stack(store, txn, diff_ids, record.meta)
                 MountTable(store.database).add(txn, record)
         driver.mount(store, places, record)
     data = tuple(places.data_mount(number) for number in needs.data)

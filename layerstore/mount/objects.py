@@ -26,7 +26,7 @@ from layerstore.merge import merge
 from layerstore.mount.checkout import read_ahead, write_sparse
 from layerstore.mount.contents import name_contents
 from layerstore.mount.driver import Needs, Support
-from layerstore.mount.images import merged_tree, read_content_names, ready_images, stack_key
+from layerstore.mount.images import merged_tree, read_content_names, ready_images
 from layerstore.mount.linux import MountFlag, create_mount, unmount
 from layerstore.mount.overlay import mount_overlay, mount_shared
 from layerstore.store import files
@@ -81,6 +81,7 @@ class ObjectsDriver:
     def mount(self, store: Store, places: Places, record: MountRecord) -> None:
         """Fill in the contents that are missing, and mount. The record keeps them from eviction."""
         names = read_content_names(places, record.meta)
+        os.utime(places.meta_names(record.meta))  # when it was used last
         diff_ids = [DiffID(parse_digest(diff_id)) for diff_id in record.diff_ids]
         if fill_objects(store, places, diff_ids, names):
             evict_objects(store, places, self._budget)
@@ -107,7 +108,6 @@ def fill_objects(
     store: Store, places: Places, diff_ids: Sequence[DiffID], names: Sequence[bytes]
 ) -> int:
     """Write the contents that are missing; returns how many. Raises: CorruptStore: a chunk is damaged; StoreFull."""
-    os.utime(places.meta_names(stack_key(diff_ids)))  # when it was used last
     missing = set(names) - _present(places)
     if not missing:
         return 0

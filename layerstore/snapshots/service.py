@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from layerstore.digest import DiffID
     from layerstore.snapshots.lower import Lower, LowerProvider
     from layerstore.store.database import Transaction
+    from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
 __all__ = ["Captured", "Info", "Snapshots", "Usage"]
@@ -145,7 +146,17 @@ class Snapshots:
         with self._store.read() as txn:
             self._committable(txn, name, key)
         usage = self.usage(key)
-        captured = self.capture(key)
+        with self._store.begin() as session:
+            captured = self.capture(key, session)
+            record = self._commit_record(name, key, checked, captured, usage)
+        # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
+        self._directories.discard(record.id)
+        return _info(record)
+
+    def _commit_record(
+        self, name: str, key: str, labels: dict[str, str], captured: Captured, usage: Usage
+    ) -> SnapshotRecord:
+        """Turn the record of an active snapshot into that of a committed one; returns the new one."""
         with self._store.write() as txn:
             active = self._committable(txn, name, key)
             if active.stack != captured.stack:
@@ -158,7 +169,7 @@ class Snapshots:
                 key=name,
                 kind=SnapshotKind.COMMITTED,
                 stack=(*captured.stack, captured.layer.diff_id),
-                labels=checked,
+                labels=labels,
                 created_ns=now,
                 updated_ns=now,
                 size=usage.size,
@@ -166,9 +177,7 @@ class Snapshots:
             )
             self._table.delete(txn, active)
             self._table.put(txn, record)
-        # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
-        self._directories.discard(active.id)
-        return _info(record)
+        return record
 
     def adopt(
         self,
@@ -186,8 +195,8 @@ class Snapshots:
         """
         return self._make([name], SnapshotKind.COMMITTED, parent, labels, tuple(stack))[0]
 
-    def capture(self, key: str) -> Captured:
-        """Store an active snapshot's changes as a layer; the snapshot stays as it is.
+    def capture(self, key: str, session: WriteSession) -> Captured:
+        """Store an active snapshot's changes as a layer, which `session` keeps; the snapshot stays as it is.
 
         Raises: NotFound, FailedPrecondition, StoreFull: as `commit`.
         """
@@ -195,18 +204,21 @@ class Snapshots:
             active = self._get(txn, key)
         _need_active(active)
         return self.capture_upper(
-            self._directories.upper(active.id), active.stack, f"snapshot {key}"
+            self._directories.upper(active.id), active.stack, f"snapshot {key}", session
         )
 
-    def capture_upper(self, upper: Path, stack: tuple[DiffID, ...], what: str) -> Captured:
+    def capture_upper(
+        self, upper: Path, stack: tuple[DiffID, ...], what: str, session: WriteSession
+    ) -> Captured:
         """The same, of any upper directory over a stack of layers of the store; messages call it `what`.
 
         Raises: FailedPrecondition, StoreFull: as `commit`.
         """
+        session.hold(stack)
         lower = self._lower(stack)
         root = _root_of(lower)
         try:
-            with self._store.begin() as session, merged_view(upper, lower) as merged:
+            with merged_view(upper, lower) as merged:
                 source = BlockReader(iter_upper_tar(upper, root, merged))
                 layer = ingest_layer(source, Expected(what), Compression.NONE, session)
         except FileNotFoundError as error:
@@ -357,6 +369,7 @@ class Snapshots:
         try:
             with self._store.write() as txn:
                 base = self._same_parent(txn, parent, base)
+                self._layer_sizes(txn, layers)  # whether they are still there
                 for key in keys:
                     self._check_free(txn, key)
                     now = time.time_ns()

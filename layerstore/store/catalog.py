@@ -92,6 +92,10 @@ class Catalog:
         data = self._database.get(txn, "layers", raw(diff_id))
         return None if data is None else _layer(data)
 
+    def layer_identity(self, txn: Transaction, diff_id: DiffID) -> bytes | None:
+        """What tells a layer from one of the same diff ID that was removed and loaded again; None if it is not here."""
+        return self._database.get(txn, "layers", raw(diff_id))
+
     def put_layer(self, txn: Transaction, diff_id: DiffID, record: LayerRecord) -> None:
         """Record a layer whose chunks are all indexed (invariant I2)."""
         document = {

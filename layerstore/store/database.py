@@ -55,17 +55,19 @@ TABLES = (
     "contents",
     "mounts",
     "snapshots",
+    "reusable",
+    "condemned",
+    "leases",
 )
 # Tables that stores of version 1 did not have from the beginning: whoever only reads may find them missing.
-_LATER_TABLES = frozenset[str]()
+_LATER_TABLES = frozenset(("reusable", "condemned", "leases"))
 
 # Tables that follow from others, from the chunk file or from files that are made again: not in the journal.
-DERIVED = frozenset(("chunks", "free", "sessions", "contents"))
+DERIVED = frozenset(("chunks", "free", "reusable", "sessions", "contents", "condemned"))
 
 _JOURNAL = b"journal"  # in `state`: a Position
-_DERIVED_STATE = frozenset(
-    (_JOURNAL, b"file_size", b"next_session")
-)  # rows of `state` that neither are
+# Rows of `state` that neither are.
+_DERIVED_STATE = frozenset((_JOURNAL, b"file_size", b"next_session", b"condemned_before"))
 _SYNC_JOURNAL = 4 << 20  # bytes of the journal that may wait for a sync
 _GROWTH = (
     2  # the journal is begun anew when it has grown to so many times what the tables needed ...

@@ -4,17 +4,15 @@
                     commit: the same, and the caller's catalog records in the same LMDB commit
 
 A chunk is durable before anybody can see its row (I1), a record is committed no earlier than the rows it needs (I2,
-I3). A session reserves whole extents of the chunk file and fills its own; its lock file says that it lives, so that
-the extents of a dead one can be taken back by `reclaim_dead_sessions`.
-
-    sessions:  session number (u64, big endian) -> {"extents": [[start, end, used until], …]}
+I3). A session reserves whole extents of the chunk file and fills its own. It has a record (`sessionstate`) before it
+looks up the first chunk, so that garbage collection frees none whose number it may have; records of the catalog that
+it relies on, or makes before something leads to them, it has to `hold`.
 
 Source: docs/durability.md.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -27,30 +25,31 @@ import numpy as np
 
 from layerstore import kernels
 from layerstore.chunking import HOLE_ID
-from layerstore.errors import (
-    CorruptStore,
-    FailedPrecondition,
-    LayerstoreError,
-)
+from layerstore.errors import FailedPrecondition, LayerstoreError
 from layerstore.formats import frame
-from layerstore.store import files
-from layerstore.store.chunkfile import ChunkFile, Extent
-from layerstore.store.database import pack_u64, unpack_u64
+from layerstore.store.chunkfile import ChunkFile
 from layerstore.store.index import PLACE
+from layerstore.store.sessionstate import (
+    SessionRecord,
+    SessionTable,
+    end_session,
+    register_session,
+)
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
 
+    from layerstore.digest import Digest
     from layerstore.store.catalog import Catalog
     from layerstore.store.database import Database, Transaction
     from layerstore.store.index import ChunkIndex
     from layerstore.store.layout import Layout
 
-__all__ = ["GROUP_BYTES", "WriteSession", "reclaim_dead_sessions"]
+__all__ = ["GROUP_BYTES", "WriteSession"]
 
 GROUP_BYTES = 64 << 20  # encoded bytes between two commits
 _GROUP_CHUNKS = 1 << 16  # rows between two commits
@@ -62,7 +61,6 @@ _PIECE = frame.MAX_DECODED  # metadata is cut at this length, without looking at
 _JOBS = 2  # calls of put_chunks whose chunks are still being encoded and written
 
 _PENDING = np.uint64(1 << 63)  # a chunk number that the next flush will give
-_NEXT_SESSION = b"next_session"
 
 
 @dataclass(slots=True)
@@ -100,6 +98,8 @@ class WriteSession:
         self._places: list[npt.NDArray[np.void]] = []  # of the pending chunks
         self._numbers = np.empty(0, "u8")  # of all chunks that were new to us, as far as flushed
         self._reserved: list[_Reserved] = []
+        self._table = SessionTable(database)
+        self._held: set[Digest] = set()
         self._group_bytes = 0
         self._id = 0
         self._lock: int | None = None
@@ -134,6 +134,7 @@ class WriteSession:
         Raises: StoreFull, OSError: of this call or an earlier one; the session can only be closed then.
         """
         self._check_usable()
+        self._register()
         keys = [ids[at : at + 32] for at in range(0, len(ids), 32)]
         with self._database.read() as txn:
             known = self._index.lookup(txn, keys)
@@ -160,6 +161,24 @@ class WriteSession:
         lengths = np.minimum(len(data) - starts, _PIECE).astype("u4")
         spans = np.stack([starts, lengths], axis=1).astype("<u8").tobytes()
         return self.put_chunks(data, lengths, kernels.hash_many(data, spans), starts)
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """Keep records of layers and blobs from being collected until this session ends, those of the future as well.
+
+        What a look-up finds after this stays. A manifest or index holds what it leads to.
+        """
+        self._check_usable()
+        missing = set(digests) - self._held
+        if missing:
+            if not self._register(missing):
+                with self._database.write() as txn:
+                    self._table.hold(txn, self._id, missing)
+            self._held |= missing
+
+    def hold_new(self, txn: Transaction, digest: Digest) -> None:
+        """The same of a record that this transaction puts and that nothing leads to yet."""
+        if digest not in self._held:
+            self._table.hold(txn, self._id, [digest])
 
     @property
     def group_is_full(self) -> bool:
@@ -209,7 +228,7 @@ class WriteSession:
             if lock is not None:
                 # Where that fails (a full disk), the next open reclaims it as it would a dead session's.
                 with suppress(OSError, LayerstoreError):
-                    _give_back(self._database, self._chunkfile, self._id)
+                    end_session(self._database, self._chunkfile, self._id)
                     self._layout.session_lock(self._id).unlink(missing_ok=True)
                     self._database.sync_journal()
         finally:
@@ -257,22 +276,21 @@ class WriteSession:
     def _with_room(self, length: int) -> _Reserved:
         """Our last extent, or a new one where that has no room for a frame."""
         if not self._reserved or self._reserved[-1].used + length > self._reserved[-1].end:
-            if self._lock is None:
-                self._register()
             with self._database.write() as txn:
                 extent = self._chunkfile.reserve(txn)
                 self._record(txn, [*self._reserved, _Reserved(*extent, extent.start, extent.start)])
             self._reserved.append(_Reserved(*extent, extent.start, extent.start))
         return self._reserved[-1]
 
-    def _register(self) -> None:
-        """Take a number, and the lock that says we live, before anything is reserved under it."""
-        while self._lock is None:  # who cleans up may hold a lock file for a moment
-            with self._database.write() as txn:
-                number = self._database.get(txn, "state", _NEXT_SESSION) or b"\1"
-                self._id = int.from_bytes(number, "big")
-                self._database.put(txn, "state", _NEXT_SESSION, pack_u64(self._id + 1))
-            self._lock = files.lock_file(self._layout.session_lock(self._id), create=True)
+    def _register(self, holds: Iterable[Digest] = ()) -> bool:
+        """Have a record that says we live, before anything is looked up or reserved; whether it is new."""
+        if self._lock is not None:
+            return False
+        with self._database.read() as txn:
+            first = self._index.count(txn) + 1
+        record = SessionRecord(holds=frozenset(holds), numbers_from=first)
+        self._id, self._lock = register_session(self._layout, self._database, record)
+        return True
 
     @contextmanager
     def _group(self) -> Iterator[Transaction]:
@@ -328,9 +346,8 @@ class WriteSession:
 
     def _record(self, txn: Transaction, reserved: Sequence[_Reserved]) -> None:
         """Write down what we have reserved, and how much of it holds committed chunks."""
-        rows = [[ours.start, ours.end, ours.committed] for ours in reserved]
-        document = json.dumps({"extents": rows}).encode()
-        self._database.put(txn, "sessions", pack_u64(self._id), document)
+        rows = tuple((ours.start, ours.end, ours.committed) for ours in reserved)
+        self._table.put(txn, self._id, replace(self._table.get(txn, self._id), extents=rows))
 
 
 class _Appender:
@@ -419,53 +436,3 @@ class _WriteBack:
             LayerstoreError,
         ) as error:  # the kernel says it once: keep it for the commit
             self._error = error
-
-
-def reclaim_dead_sessions(layout: Layout, database: Database, chunkfile: ChunkFile) -> int:
-    """Take back what sessions had reserved that died without `close`; returns how many there were.
-
-    Whoever holds a session's lock file owns its extents, so two processes cannot reclaim the same one, and nobody
-    can punch a range that has a new owner.
-    """
-    with database.read() as txn:
-        sessions = {unpack_u64(key) for key, _ in database.items(txn, "sessions")}
-    reclaimed = 0
-    for session in sorted(sessions | layout.locked_sessions()):
-        path = layout.session_lock(session)
-        lock = files.lock_file(path, create=True)
-        if lock is None:
-            continue
-        try:
-            reclaimed += _give_back(database, chunkfile, session)
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(lock)
-    return reclaimed
-
-
-def _tails(data: bytes) -> list[Extent]:
-    """What a session had reserved and not committed, from its record."""
-    try:
-        return [Extent(int(used), int(end)) for _, end, used in json.loads(data)["extents"]]
-    except (LookupError, TypeError, ValueError) as error:
-        raise CorruptStore(f"the record of a session is damaged: {error!r}") from error
-
-
-def _give_back(database: Database, chunkfile: ChunkFile, session: int) -> bool:
-    """End a session whose lock we hold: what it did not commit is punched, then free; whether it had begun.
-
-    What it committed is told by its record, not by the session's memory: an exception (a signal, MemoryError) may
-    have come between LMDB's commit and the session's note of it.
-    """
-    with database.read() as txn:
-        data = database.get(txn, "sessions", pack_u64(session))
-    if data is None:
-        return False
-    tails = _tails(data)
-    for tail in tails:
-        chunkfile.punch(tail)
-    with database.write() as txn:
-        database.delete(txn, "sessions", pack_u64(session))
-        for tail in tails:
-            chunkfile.release(txn, tail)
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from layerstore.errors import CorruptStore, FailedPrecondition, StoreFull, Unsupported
 from layerstore.store.catalog import Catalog
@@ -13,13 +14,15 @@ from layerstore.store.database import Database
 from layerstore.store.index import ChunkIndex
 from layerstore.store.layout import Layout
 from layerstore.store.reader import ChunkReader
-from layerstore.store.session import WriteSession, reclaim_dead_sessions
+from layerstore.store.session import WriteSession
+from layerstore.store.sessionstate import Hold, reclaim_dead_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
+    from layerstore.digest import Digest
     from layerstore.store.database import Transaction
 
 __all__ = ["Store"]
@@ -46,6 +49,8 @@ class Store:
             _create(self.layout)
         self._unknown = self.layout.check()
         self.read_only = read_only or bool(self._unknown)
+        self._holds = WeakSet[Hold]()
+        self._abandoned: list[int] = []
         with ExitStack() as opened:
             try:
                 self.database = Database.open(
@@ -79,13 +84,29 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close files; sessions must be closed before. A second call does nothing."""
+        """Close files, and let go of what is held; sessions must be closed before. A second call does nothing."""
+        for hold in list(self._holds):
+            hold.close()
         self._opened.close()
 
     def begin(self) -> WriteSession:
         """Begin a write session. Raises: as `need_write`."""
         self.need_write()
         return WriteSession(self.layout, self.database, self.index, self.catalog)
+
+    def hold(self, *digests: Digest, everything: bool = False) -> Hold:
+        """Keep records from being collected: those that these digests of whatever kind lead to, or all.
+
+        It ends with `close`, with the block that it is used for, with this store or the process. A reader that looks up
+        a record after this can read all of it. Where nothing can be written (a full disk), nothing is held.
+        """
+        writable = None if self.read_only else (self.layout, self.database)
+        try:
+            hold = Hold(writable, digests, everything=everything, abandoned=self._abandoned)
+        except StoreFull:
+            hold = Hold(None, abandoned=self._abandoned)
+        self._holds.add(hold)
+        return hold
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
