@@ -37,7 +37,8 @@ def verify_images(store: Store, progress: Progress = SILENT) -> StoreReport:
 
     Raises: CorruptStore: the tables themselves cannot be read.
     """
-    report = verify_store(store, start=progress.start, done=progress.advance)
+    with store.hold(everything=True):
+        report = verify_store(store, start=progress.start, done=progress.advance)
     progress.finish("damaged" if report.damages else "whole")
     if not report.damages:
         return StoreReport(report, ())

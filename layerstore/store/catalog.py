@@ -106,6 +106,16 @@ class Catalog:
         }
         self._database.put(txn, "layers", raw(diff_id), _dump(document))
 
+    @staticmethod
+    def stretches(row: bytes) -> tuple[Stretch, ...]:
+        """The stretches of a layer's or blob's row."""
+        with _record(row) as document:
+            return _load_stretches(document["stretches"])
+
+    def delete_layer(self, txn: Transaction, diff_id: DiffID) -> bool:
+        """Forget a layer that nothing leads to; whether it was there. Its chunks become garbage."""
+        return self._database.delete(txn, "layers", raw(diff_id))
+
     def layers(self, txn: Transaction) -> Iterator[tuple[DiffID, LayerRecord]]:
         """All layers."""
         for key, data in self._database.items(txn, "layers"):
@@ -126,6 +136,10 @@ class Catalog:
             "stretches": _dump_stretches(record.stretches),
         }
         self._database.put(txn, "blobs", raw(digest), _dump(document))
+
+    def delete_blob(self, txn: Transaction, digest: Digest) -> bool:
+        """Forget a blob that nothing leads to; whether it was there. Its own chunks become garbage."""
+        return self._database.delete(txn, "blobs", raw(digest))
 
     def blobs(self, txn: Transaction) -> Iterator[tuple[Digest, BlobRecord]]:
         """All blobs."""
@@ -149,6 +163,10 @@ class Catalog:
     def delete_image(self, txn: Transaction, digest: Digest) -> bool:
         """Forget an image; what it alone held becomes garbage."""
         return self._database.delete(txn, "images", raw(digest))
+
+    def image_digests(self, txn: Transaction) -> Iterator[Digest]:
+        """The manifest digests of all images."""
+        return (from_raw(key) for key, _ in self._database.items(txn, "images"))
 
     def images(self, txn: Transaction) -> Iterator[tuple[Digest, ImageRecord]]:
         """All images."""

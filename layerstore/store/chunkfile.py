@@ -7,6 +7,7 @@ A byte address names a frame for ever; nothing is moved. Writers reserve whole e
 with pwrite, each its own, so that no lock is held while data is written. The file always ends on a segment border.
 
     free:      address (u64, big endian) -> length (u64, big endian), on 4 KiB borders, never adjacent to another
+    reusable:  address of a row of `free` that is long enough to be reserved -> nothing
     state:     "file_size" -> bytes the file has, a multiple of 64 MiB
 
 Source: docs/format.md, "Chunk file".
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from layerstore.errors import CorruptStore
 from layerstore.store import files
 from layerstore.store.database import pack_u64, unpack_u64
 from layerstore.store.layout import BLOCK, SEGMENT
@@ -86,13 +88,14 @@ class ChunkFile:
 
         Raises: StoreFull.
         """
-        for start, end in self.free_extents(txn):
-            if end - start >= _WORTH_REUSING:
-                self._database.delete(txn, "free", pack_u64(start))
-                taken = Extent(start, min(end, start + SEGMENT))
-                if taken.end < end:
-                    self._put_free(txn, taken.end, end - taken.end)
-                return taken
+        cursor = self._database.cursor(txn, "reusable")
+        if cursor.first():
+            start = unpack_u64(cursor.key())
+            end = start + self._take_free(txn, start)
+            taken = Extent(start, min(end, start + SEGMENT))
+            if taken.end < end:
+                self._put_free(txn, taken.end, end - taken.end)
+            return taken
         size = self.size(txn)
         with files.no_room("grow the chunk file"):
             os.ftruncate(self._fd, max(size + SEGMENT, os.fstat(self._fd).st_size))
@@ -107,8 +110,8 @@ class ChunkFile:
             return
         cursor = self._database.cursor(txn, "free")
         if cursor.set_range(pack_u64(end)) and cursor.key() == pack_u64(end):
-            end += unpack_u64(cursor.value())
-            cursor.delete()
+            end += self._take_free(txn, end)
+        cursor = self._database.cursor(txn, "free")
         if cursor.set_range(pack_u64(start)):
             found = cursor.prev()
         else:
@@ -132,3 +135,14 @@ class ChunkFile:
 
     def _put_free(self, txn: Transaction, start: int, length: int) -> None:
         self._database.put(txn, "free", pack_u64(start), pack_u64(length))
+        if length >= _WORTH_REUSING:
+            self._database.put(txn, "reusable", pack_u64(start), b"")
+
+    def _take_free(self, txn: Transaction, start: int) -> int:
+        """Take a range off the free list; returns its length."""
+        length = self._database.get(txn, "free", pack_u64(start))
+        if length is None:
+            raise CorruptStore("the store's tables are damaged: the free list")
+        self._database.delete(txn, "free", pack_u64(start))
+        self._database.delete(txn, "reusable", pack_u64(start))
+        return unpack_u64(length)

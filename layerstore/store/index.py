@@ -70,6 +70,43 @@ class ChunkIndex:
         self._database.put(txn, "state", _NEXT_NUMBER, pack_u64(first + len(fresh)))
         return numbers
 
+    def delist(
+        self, txn: Transaction, ids: Sequence[bytes], numbers: npt.NDArray[np.uint64]
+    ) -> None:
+        """Let no look-up find these chunks any more; they keep number and place. Quick when `ids` are sorted."""
+        cursor = self._database.cursor(txn, "chunks")
+        for chunk_id, number in zip(ids, numbers.tolist(), strict=True):
+            # An ID that was stored again meanwhile leads to another number.
+            if cursor.set_key(chunk_id) and cursor.value() == pack_u64(number):
+                cursor.delete()
+
+    def relist(
+        self, txn: Transaction, ids: Sequence[bytes], numbers: npt.NDArray[np.uint64]
+    ) -> None:
+        """Undo `delist`. An ID that was stored again meanwhile goes on leading to the newer number."""
+        rows = [(chunk_id, pack_u64(n)) for chunk_id, n in zip(ids, numbers.tolist(), strict=True)]
+        self._database.cursor(txn, "chunks").putmulti(rows, overwrite=False)
+
+    def remove(self, txn: Transaction, numbers: npt.NDArray[np.uint64]) -> int:
+        """Take places away, of numbers in ascending order; returns how many there were."""
+        removed = at = 0
+        while at < len(numbers):
+            cursor = self._database.cursor(txn, "places")
+            first, run = _run_with(cursor, int(numbers[at]))
+            until = int(np.searchsorted(numbers, first + len(run)))
+            if until <= at:
+                at += 1  # it has none
+                continue
+            kept = np.ones(len(run), np.bool_)
+            kept[(numbers[at:until] - np.uint64(first)).astype("i8")] = False
+            self._database.delete(txn, "places", pack_u64(first))
+            edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
+            for start, end in edges.reshape(-1, 2).tolist():
+                self._database.put(txn, "places", pack_u64(first + start), run[start:end].tobytes())
+            removed += until - at
+            at = until
+        return removed
+
     def places(self, txn: Transaction, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
         """Where these chunks lie, in the order asked; numbers may repeat, none may be the hole.
 
@@ -88,10 +125,14 @@ class ChunkIndex:
             at = until
         return found[inverse]
 
-    def runs(self, txn: Transaction) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
-        """All places: (first number, PLACE records), ascending."""
-        for key, value in self._database.items(txn, "places"):
+    def runs(self, txn: Transaction, start: int = 0) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
+        """All places: (first number, PLACE records), ascending; from the first run on that begins at `start`."""
+        cursor = self._database.cursor(txn, "places")
+        more = cursor.set_range(pack_u64(start))
+        while more:
+            key, value = cursor.item()
             yield unpack_u64(key), _places(value)
+            more = cursor.next()
 
     def count(self, txn: Transaction) -> int:
         """How many numbers were ever given."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["BLOCK", "SEGMENT", "VERSION", "Layout"]
+__all__ = ["BLOCK", "GARBAGE_COLLECTED", "SEGMENT", "VERSION", "Layout"]
 
 VERSION = 1
 SEGMENT = 64 << 20  # the chunk file grows by this; EROFS needs the file's end on a 4 KiB border
@@ -37,7 +37,8 @@ BLOCK = 4096  # what the filesystem can free, and what EROFS reads
 _MAGIC = "layerstore"
 _MAX_FORMAT = 64 << 10  # bytes
 _INCOMPATIBLE = frozenset(("cdc-gear-1", "frames-zstd", "parts-1"))
-_READ_ONLY_COMPATIBLE: frozenset[str] = frozenset()
+GARBAGE_COLLECTED = "gc-1"  # writers hold what they rely on, as docs/durability.md says
+_READ_ONLY_COMPATIBLE = frozenset((GARBAGE_COLLECTED,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,14 @@ class Layout:
                     f"{self.format} is missing, but there are chunks; restore it "
                     "(docs/format.md says what it holds)"
                 )
+
+    def add_read_only_compatible(self, feature: str) -> None:
+        """Say of an older store that from here on only those may write to it that know a feature."""
+        document = self._read_format()
+        features = self._features(document, "read_only_compatible")
+        if feature not in features:
+            document["read_only_compatible"] = sorted({*features, feature})
+            files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
 
     def check(self) -> frozenset[str]:
         """Read FORMAT; returns the features that this code does not know and that forbid it to write.

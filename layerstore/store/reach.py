@@ -171,11 +171,15 @@ class NumberSet:
 
     def add(self, numbers: npt.NDArray[np.uint64]) -> None:
         """Add numbers, in any order and repeated or not."""
-        if len(numbers) and (last := int(numbers.max())) >= len(self._bits):
-            self._bits = np.concatenate(
-                [self._bits, np.zeros(last + 1 - len(self._bits), np.bool_)]
-            )
-        self._bits[numbers] = True
+        if len(numbers):
+            self.grow(int(numbers.max()))
+            self._bits[numbers] = True
+
+    def grow(self, count: int) -> None:
+        """Make room for the numbers up to `count` at once."""
+        if count >= len(self._bits):
+            more = np.zeros(count + 1 - len(self._bits), np.bool_)
+            self._bits = np.concatenate([self._bits, more])
 
     def has(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether each of these is in the set."""
