@@ -17,7 +17,9 @@ from layerstore.images import (
     commit,
     listing,
     load,
+    lookup,
     naming,
+    prune,
     rootfs,
     run,
     save,
@@ -27,6 +29,7 @@ from layerstore.images.bundle import RunOptions
 from layerstore.images.progress import SILENT
 from layerstore.mount.mounter import AUTO
 from layerstore.snapshots import Snapshots, StoreLowers
+from layerstore.store.leases import Lease
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ __all__ = ["LayerStore", "open_store"]
 _DEFAULT_IMPORT = rootfs.ImportOptions()
 _DEFAULT_COMMIT = commit.CommitOptions()
 _DEFAULT_RUN = RunOptions()
+_DEFAULT_PRUNE = prune.PruneOptions()
 
 
 def open_store(
@@ -182,6 +186,26 @@ class LayerStore:
     def remove(self, name: str, *, force: bool = False) -> naming.RemoveReport:
         """Forget a name, and the image with its last name. Raises: NotFound, FailedPrecondition."""
         return naming.remove_image(self.store, name, force=force)
+
+    def prune(self, options: prune.PruneOptions = _DEFAULT_PRUNE) -> prune.PruneReport:
+        """Remove images that nobody needs, and free all that nothing needs; safe beside all other work.
+
+        Raises: Busy: another prune is under way. InvalidArgument: a filter. CorruptStore: damage; nothing is freed.
+        """
+        return prune.prune_images(self.store, self.snapshots, options)
+
+    def lease(self, *names: str, ttl: float, label: str = "") -> Lease:
+        """Keep images from `prune` for `ttl` seconds, also when they are removed and whoever lives; all, without a name.
+
+        Renew it before its time, or release it; as a context manager it ends with the block.
+
+        Raises: NotFound: no such image. InvalidArgument.
+        """
+        targets = [lookup.find_target(self.store, name) for name in names]
+        with self.store.hold(*targets):  # until the lease is there
+            for name in names:
+                lookup.find_image(self.store, name)
+            return Lease.take(self.store.database, targets, ttl, label)
 
     def mount(
         self,

@@ -26,6 +26,7 @@ VERBS = {
     "diff": "diff",
     "tag": "naming",
     "rmi": "naming",
+    "prune": "prune",
     "verify": "verify",
     "mount": "mount",
     "umount": "mount",

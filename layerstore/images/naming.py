@@ -1,7 +1,7 @@
 """Names of images: tag, and rmi, which forgets names and the images that have none left.
 
-Removing an image frees no chunk by itself: other images may hold it. What nobody holds is garbage that loading the
-same bytes again makes use of.
+Removing an image frees no chunk by itself: other images may hold it. What nobody holds is freed by `prune`, and until
+then loading the same bytes again makes use of it.
 """
 
 from __future__ import annotations

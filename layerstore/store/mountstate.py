@@ -124,6 +124,17 @@ class ContentTable:
         """A data image is damaged or gone: its contents go into new ones when they are needed."""
         self._database.delete(txn, "contents", _U32.pack(image))
 
+    def names(self, txn: Transaction) -> Iterator[tuple[bytes, int]]:
+        """All contents, and the data image of each."""
+        for key, value in self._database.items(txn, "contents"):
+            if len(key) != _U32.size:
+                yield key, _number(value)
+
+    def forget_names(self, txn: Transaction, names: Sequence[bytes]) -> None:
+        """Contents that nothing shows any more."""
+        for name in names:
+            self._database.delete(txn, "contents", name)
+
     def images(self, txn: Transaction) -> Mapping[int, bytes]:
         """All data images and the BLAKE3 of each."""
         rows = self._database.items(txn, "contents")
