@@ -30,9 +30,11 @@ __all__ = [
     "Image",
     "Layer",
     "LayerFile",
+    "read_layout",
     "write_docker_archive",
     "write_layer",
     "write_oci_layout",
+    "write_tree",
 ]
 
 _MEDIA_TYPE = "application/vnd.oci.image"
@@ -116,6 +118,23 @@ def write_layer(target: Path, files: Iterable[LayerFile], mtime: int, created_by
         return Layer(target, _digest(source), created_by)
 
 
+def write_tree(
+    target: Path, root: Path, paths: Iterable[str], mtime: int, created_by: str
+) -> Layer:
+    """Write a layer's tar from what lies at `paths` under `root`; owners and times as `write_layer`."""
+
+    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member = _anonymous(member)
+        member.mtime = mtime
+        return member
+
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in paths:
+            tar.add(root / path, path, filter=anonymous)
+    with target.open("rb") as source:
+        return Layer(target, _digest(source), created_by)
+
+
 def write_docker_archive(target: Path, image: Image, machine: str) -> None:
     """Write what `docker save` writes: plain layers, a config, and `manifest.json`."""
     config = image.config(machine)
@@ -139,7 +158,7 @@ def write_oci_layout(folder: Path, image: Image, machine: str, compression: str 
         with blob.open("rb") as source:
             digest = _digest(source)
         if not (blobs / digest[7:]).exists():
-            (blobs / digest[7:]).write_bytes(blob.read_bytes())
+            (blobs / digest[7:]).hardlink_to(blob)  # layouts of one fleet share their blobs
         media_type = f"{_MEDIA_TYPE}.layer.v1.tar+{compression}"
         descriptors.append({"mediaType": media_type, "digest": digest, "size": blob.stat().st_size})
     manifest = _json(
@@ -157,6 +176,19 @@ def write_oci_layout(folder: Path, image: Image, machine: str, compression: str 
     }
     (folder / "index.json").write_bytes(_json({"schemaVersion": 2, "manifests": [root]}))
     (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+
+
+def read_layout(folder: Path) -> list[tuple[Path, str]]:
+    """The layers of the one image of a layout, bottom first: the blob's file and the diff ID."""
+
+    def document(digest: str) -> Any:
+        return json.loads((folder / "blobs" / digest.replace(":", "/")).read_bytes())
+
+    index = json.loads((folder / "index.json").read_bytes())
+    manifest = document(index["manifests"][0]["digest"])
+    diff_ids = document(manifest["config"]["digest"])["rootfs"]["diff_ids"]
+    blobs = [folder / "blobs" / layer["digest"].replace(":", "/") for layer in manifest["layers"]]
+    return list(zip(blobs, diff_ids, strict=True))
 
 
 def _member(name: str, kind: bytes, mode: int, mtime: int) -> tarfile.TarInfo:
