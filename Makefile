@@ -1,7 +1,7 @@
 # make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
 # make test                            set up, then everything that has to pass
 #
-# Also: setup, lint, check (= lint + test), bench, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Also: setup, lint, check (= lint + test), bench, compare, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
 # Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check bench bench-smoke crash-states sanitize wheel proto clean
+.PHONY: setup demo test lint check bench compare bench-smoke crash-states sanitize wheel proto clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -38,6 +38,10 @@ check: lint test
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.bench_ingest $(if $(CORPUS),--corpus $(CORPUS))
+
+# Every program that is installed, on the same images: build/compare/comparison.md, .json and .svg.
+compare: $(READY)
+	$(BIN)/python -m benchmarks.compare $(if $(CORPUS),--corpus $(CORPUS))
 
 bench-smoke: $(READY)
 	$(BIN)/python -m benchmarks.bench_ingest --peers none --rounds 1

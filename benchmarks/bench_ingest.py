@@ -8,7 +8,7 @@ Baselines: the two-core bound, what the stages of ingest cost alone divided by t
 
     python -m benchmarks.bench_ingest [--corpus FOLDER] [--peers all|none|restic,ctr,...] [--json FILE]
 
-Prints a table; FILE gets one JSON object a line, for `benchmarks.compare`. The corpus is --corpus, else
+Prints a table; FILE gets one JSON object a line, for `benchmarks.regress`. The corpus is --corpus, else
 $LAYERSTORE_CORPUS, else a small synthetic one.
 """
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+# What takes layers in as a stream, and two baselines; compare.py has everybody.
+_BESIDE = ("ctr", "umoci", "restic", "borg-lz4", "borg-zstd", "casync", "zstd", "cp")
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -138,7 +140,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     default = os.environ.get("LAYERSTORE_CORPUS")
     parser.add_argument("--corpus", type=Path, default=Path(default) if default else None)
-    parser.add_argument("--peers", default="all", help=f"all, none, or some of {','.join(PEERS)}")
+    parser.add_argument("--peers", default="all", help=f"all, none, or some of {','.join(_BESIDE)}")
     parser.add_argument("--rounds", type=int, default=3, help="of each thing (3)")
     parser.add_argument("--slow-rounds", type=int, default=1, help="of umoci, casync, pure kernels")
     parser.add_argument("--kernels", default="native,pure", help="to measure (native,pure)")
@@ -146,8 +148,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="one line for each result")
     options = parser.parse_args(arguments)
     options.kernels = options.kernels.split(",")
-    chosen = {"all": list(PEERS), "none": []}.get(options.peers, options.peers.split(","))
-    if unknown := set(chosen) - set(PEERS):
+    chosen = {"all": list(_BESIDE), "none": []}.get(options.peers, options.peers.split(","))
+    if unknown := set(chosen) - set(_BESIDE):
         parser.error(f"no such peers: {', '.join(sorted(unknown))}")
     options.peers = chosen
     if not _native_loads():
@@ -207,7 +209,7 @@ def _run_rounds(bench: _Bench, options: argparse.Namespace) -> list[str]:
     needs_tars = any(PEERS[name].source == PLAIN for name in present)
     inputs = Inputs(
         bench.corpus,
-        extract_layers(bench.corpus, bench.folder / "tars") if needs_tars else [],
+        extract_layers(bench.corpus, bench.folder / "tars") if needs_tars else {},
         layout_tars(bench.corpus, bench.folder / "layouts") if "ctr" in present else {},
     )
     for number in range(max(options.rounds, options.slow_rounds)):
@@ -225,7 +227,7 @@ def _run_layerstore(bench: _Bench, kernels: str) -> None:
     images = bench.corpus.images
     size = bench.corpus.tar_bytes()
     store = bench.folder / "store"
-    archives = [image.archive for image in images]
+    archives = [image.archive or image.layout for image in images]
     warm(archives)
     bench.layerstore("load plain", kernels, size, ["load", store, *archives])
     _put_disk(bench, ("load plain", f"layerstore {kernels}"), store)
@@ -258,9 +260,9 @@ def _run_peer(bench: _Bench, name: str, inputs: Inputs, version: str) -> None:
     environment = peer.prepare(folder)
     warm(inputs.paths(peer.source))
     with ExitStack() as stack:
-        daemon = stack.enter_context(peer.running(folder))
-        commands = peer.commands(inputs, folder)
-        cost = run(commands, environment, folder, daemon)
+        daemons = stack.enter_context(peer.running(folder))
+        commands = peer.add(inputs, folder, inputs.corpus.images)
+        cost = run(commands, environment, folder, daemons)
     shown = " ".join(commands[0]).replace(str(bench.folder), "WORK")
     bench.add(
         f"load {peer.source}",

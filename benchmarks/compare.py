@@ -1,75 +1,251 @@
-"""Is this run faster or slower than that one? Reads two files of JSON lines that benchmarks wrote.
+"""What do layerstore and every other program that is installed make of the same images? One run, one table.
 
-    python -m benchmarks.compare OLD NEW [--fail-over PERCENT]
+    python -m benchmarks.compare [--corpus FOLDER] [--peers NAME,...] [--out FOLDER] [--rounds N]
 
-Results are joined by benchmark, result, subject and corpus. A change counts only when the two ranges (least to most)
-of wall time do not touch, and less than three rounds have a range of 10 % at least; with --fail-over, the exit code is 1 when such a change is slower, or disk has grown, by more.
+For each program, in turns, with fresh stores, processes included:
+
+    ingest      all images but one, then that one: seconds together, and bytes on disk afterwards, as `du` counts
+    one more    what the last image added: bytes and seconds. By default one that was built again on a newer base
+    root        until its root filesystem can be listed in a folder
+    again       everything added once more, when all of it is there
+    memory      the largest process; a daemon counts whole
+
+OUT gets comparison.json, comparison.md and comparison.svg, with versions and commands. A program that cannot be
+measured is named with the reason. The corpus is --corpus, else $LAYERSTORE_CORPUS, else a small synthetic one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.comparison_report import write_markdown, write_svg
+from benchmarks.corpora import Corpus, extract_layers, open_corpus
+from benchmarks.daemons import registry, unmount_below
+from benchmarks.measure import Cost, commit, disk_bytes, machine, run, warm
+from benchmarks.peers import LAYERSTORE, PEERS, PLAIN, TREES, Inputs, Peer, layout_tars
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__: list[str] = []
+    from benchmarks.corpora import CorpusImage
 
-_Key = tuple[str, ...]
+__all__ = ["main"]
+
+_PROJECT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="compare", description=__doc__)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--fail-over", type=float, metavar="PERCENT")
+    """Run the comparison; returns the exit code, which is 1 when a program failed."""
+    options = _parse(arguments)
+    # A short name: podman takes no runroot of more than 50 characters.
+    with tempfile.TemporaryDirectory(prefix="cmp-", dir=options.work) as name:
+        folder = Path(name)
+        corpus = _corpus(options.corpus, folder)
+        more = _one_more(corpus, options.more)
+        first = [image for image in corpus.images if image is not more]
+        reasons = {name: PEERS[name].absence() for name in options.peers}
+        present = [PEERS[name] for name in options.peers if not reasons[name]]
+        context = _context(corpus, more)
+        with ExitStack() as stack:
+            inputs = _inputs(stack, corpus, present, folder)
+            results = list(_run_rounds(present, inputs, first, more, folder, options))
+        context["machine"]["load_average_end"] = round(os.getloadavg()[0], 2)
+    absent = [{"name": name, "reason": why} for name, why in reasons.items() if why]
+    document = {"context": context, "results": results, "absent": absent}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "comparison.json").write_text(json.dumps(document, indent=1) + "\n")
+    table = write_markdown(document)
+    (options.out / "comparison.md").write_text(table)
+    (options.out / "comparison.svg").write_text(write_svg(document))
+    print(table)
+    return 1 if any("failed" in result for result in results) else 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    default = os.environ.get("LAYERSTORE_CORPUS")
+    parser.add_argument("--corpus", type=Path, default=Path(default) if default else None)
+    parser.add_argument("--peers", default="all", help=f"all, or some of {','.join(PEERS)}")
+    parser.add_argument("--more", metavar="IMAGE", help="which image comes last")
+    parser.add_argument("--rounds", type=int, default=1, help="of each; slow ones run once (1)")
+    parser.add_argument("--work", type=Path, help="where stores go; on the disk that is measured")
+    parser.add_argument("--out", type=Path, default=Path("build/compare"), help="(build/compare)")
     options = parser.parse_args(arguments)
-    old, new = _read(options.old), _read(options.new)
-    worst = 0.0
-    print(f"{'result':44}{'old s':>9}{'new s':>9}{'time':>9}{'disk':>9}")
-    for key in sorted(old.keys() & new.keys()):
-        before, after = old[key], new[key]
-        is_clear = _is_clear(before, after)
-        time = _change(before["median_s"], after["median_s"])
-        disk = _change(before.get("disk_bytes", 0), after.get("disk_bytes", 0))
-        worst = max(worst, time if is_clear else 0.0, disk)
-        print(
-            f"{' '.join(key[1:]):44}{before['median_s']:9.2f}{after['median_s']:9.2f}"
-            f"{time:+8.1f}%{disk:+8.1f}%{'' if is_clear else '   (within the noise)'}"
-        )
-    for key in sorted(old.keys() ^ new.keys()):
-        print(f"{' '.join(key[1:]):44}only in {'the old' if key in old else 'the new'}")
-    return 1 if options.fail_over is not None and worst > options.fail_over else 0
+    chosen = list(PEERS) if options.peers == "all" else options.peers.split(",")
+    if unknown := set(chosen) - set(PEERS):
+        parser.error(f"no such peers: {', '.join(sorted(unknown))}")
+    options.peers = [*LAYERSTORE, *(name for name in chosen if name not in LAYERSTORE)]
+    return options
 
 
-def _read(path: Path) -> dict[_Key, dict[str, Any]]:
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    names = ("bench", "result", "subject", "corpus")
+def _corpus(given: Path | None, folder: Path) -> Corpus:
+    if given is not None:
+        return open_corpus(given.resolve())
+    source = folder / "synthetic"
+    command = [sys.executable, "-m", "benchmarks.corpora", str(source)]
+    subprocess.run(command, check=True, cwd=_PROJECT)
+    return open_corpus(source)
+
+
+def _one_more(corpus: Corpus, name: str | None) -> CorpusImage:
+    """The image that comes last: the one that was asked for, or one that was built again, or any."""
+    for image in corpus.images:
+        if image.name == name or (name is None and image.name.endswith("-rebuilt")):
+            return image
+    if name is not None:
+        raise SystemExit(f"{corpus.name} has no image {name}")
+    return corpus.images[-1]
+
+
+def _context(corpus: Corpus, more: CorpusImage) -> dict[str, Any]:
     return {
-        tuple(str(record.get(name, "")) for name in names): record
-        for record in records
-        if "median_s" in record
+        "corpus": corpus.name,
+        "images": len(corpus.images),
+        "unique_layers": len(corpus.unique_layers()),
+        "tar_bytes": corpus.tar_bytes(),
+        "gzip_bytes": corpus.gzip_bytes(),
+        "unpacked_bytes": corpus.unpacked_bytes(),
+        "one_more": more.name,
+        "commit": commit(_PROJECT),
+        "machine": machine(),
     }
 
 
-def _is_clear(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether the ranges of two results are apart."""
-    ranges = []
-    for record in (before, after):
-        slack = 0.05 * record["median_s"] if record["rounds"] < 3 else 0.0
-        ranges.append((record["min_s"] - slack, record["max_s"] + slack))
-    (low, high), (new_low, new_high) = ranges
-    return bool(new_low > high or new_high < low)
+def _inputs(stack: ExitStack, corpus: Corpus, present: Sequence[Peer], folder: Path) -> Inputs:
+    """Make what the peers that are here read; a registry runs until the stack is left."""
+    inputs = Inputs(corpus)
+    sources = {peer.source for peer in present if peer.name not in LAYERSTORE}
+    names = {peer.name for peer in present}
+    if sources & {PLAIN, TREES}:
+        inputs.tars = extract_layers(corpus, folder / "tars")
+    if TREES in sources:
+        (folder / "trees").mkdir()
+        inputs.trees = {
+            diff_id: _unpack(path, folder / "trees" / diff_id[7:])
+            for diff_id, path in inputs.tars.items()
+        }
+    if "ctr" in names:
+        inputs.layout_tars = layout_tars(corpus, folder / "layouts")
+    if "ctr-pull" in names:
+        place = folder / "upstream"
+        place.mkdir()
+        _, inputs.registry = stack.enter_context(registry(place, place / "store"))
+        (place / "address").write_text(inputs.registry)
+        for command in PEERS["registry"].add(inputs, place, corpus.images):
+            subprocess.run(command, check=True, capture_output=True)
+    return inputs
 
 
-def _change(before: float, after: float) -> float:
-    """Percent."""
-    return 100 * (after / before - 1) if before else 0.0
+def _unpack(tar: Path, target: Path) -> Path:
+    target.mkdir()
+    subprocess.run(["tar", "-x", "-p", "-C", str(target), "-f", str(tar)], check=True)
+    return target
+
+
+def _run_rounds(
+    present: Sequence[Peer],
+    inputs: Inputs,
+    first: Sequence[CorpusImage],
+    more: CorpusImage,
+    folder: Path,
+    options: argparse.Namespace,
+) -> Iterator[dict[str, Any]]:
+    """Everybody in turns, so that what else the machine does meets all alike."""
+    rounds: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer in present}
+    failed: dict[str, str] = {}
+    for number in range(options.rounds):
+        for peer in present:
+            if peer.name in failed or (number and peer.is_slow):
+                continue
+            try:
+                rounds[peer.name].append(_run_peer(peer, inputs, first, more, folder / peer.name))
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                failed[peer.name] = str(error)
+            finally:
+                unmount_below(folder / peer.name)
+                shutil.rmtree(folder / peer.name, ignore_errors=True)
+            said = failed.get(peer.name) or f"{rounds[peer.name][-1]['ingest_s']:.2f} s"
+            print(f"  {peer.name:18} {said}", file=sys.stderr, flush=True)
+    for peer in present:
+        about = {"name": peer.name, "source": peer.source, "note": peer.note}
+        about["version"] = str(peer.found_version())
+        if peer.name in failed:
+            yield {**about, "failed": failed[peer.name]}
+        else:
+            yield {**about, **_medians(rounds[peer.name])}
+
+
+def _run_peer(
+    peer: Peer, inputs: Inputs, first: Sequence[CorpusImage], more: CorpusImage, folder: Path
+) -> dict[str, Any]:
+    """One round of one program."""
+    folder.mkdir()
+    environment = {**peer.prepare(folder), "PYTHONPATH": str(_PROJECT)}
+    store, target = folder / peer.store, folder / "root"
+    target.mkdir()
+    warm(inputs.paths(peer.source))
+    with peer.running(folder) as daemons:
+
+        def timed(commands: Iterable[Sequence[str]]) -> Cost:
+            return run(commands, environment, folder, daemons)
+
+        ingest = peer.add(inputs, folder, first)
+        costs = [timed(ingest)]
+        before = disk_bytes(store)
+        costs.append(timed(peer.add(inputs, folder, [more])))
+        after = disk_bytes(store)
+        result: dict[str, Any] = {
+            "ingest_s": costs[0].wall_s + costs[1].wall_s,
+            "cpu_s": costs[0].cpu_s + costs[1].cpu_s,
+            "disk_bytes": after,
+            "one_more_bytes": after - before,
+            "one_more_s": costs[1].wall_s,
+        }
+        commands = {"ingest": ingest[:1]}
+        if peer.show is not None:
+            commands["root"] = peer.show(inputs, folder, more, target)
+            result["root_s"] = timed([*commands["root"], ["ls", str(target)]]).wall_s
+            timed(peer.hide(folder, target))
+        if peer.repeats:
+            again = timed(peer.add(inputs, folder, [*first, more]))
+            costs.append(again)
+            result["again_s"] = again.wall_s
+        result["peak_rss_bytes"] = max(cost.peak_rss for cost in costs)
+    result["commands"] = {
+        name: [_shown(command, inputs, folder) for command in some]
+        for name, some in commands.items()
+    }
+    return result
+
+
+def _shown(command: Sequence[str], inputs: Inputs, folder: Path) -> str:
+    """A command as a reader can use it, cut where it names file after file."""
+    said = " ".join(command).replace(str(folder), "WORK").replace(str(folder.parent), "WORK")
+    source = str(inputs.corpus.images[0].layout.parent.parent)
+    said = said.replace(source, "CORPUS").replace(sys.executable, "python")
+    return said if len(said) <= 300 else said[:300] + " ..."
+
+
+def _medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of all figures; the commands of the last round."""
+    figures = {
+        name: round(median(one[name] for one in rounds), 3)
+        for name, value in rounds[-1].items()
+        if isinstance(value, int | float)
+    }
+    return {"rounds": len(rounds), **figures, "commands": rounds[-1]["commands"]}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     FOLDER/oci/NAME/                  the same image as an OCI layout, gzip layers
     FOLDER/oci/NAME-zstd/             the same with zstd layers; for some of them
 
-Such a folder comes from `tools/build-corpus.sh`. Without one, `write_synthetic` makes four images of about 20 MB from
+Such a folder comes from `tools/build-corpus.sh`. A fleet (`tools/build_fleet.py`) has no archives, but FOLDER/layers/,
+where each layer is once, as a plain tar that is named by its digest. Without a folder, `write_synthetic` makes four images of about 20 MB from
 the files of the Python that runs this: always the same on the same machine, and done in seconds.
 
     python -m benchmarks.corpora FOLDER    make the synthetic images
@@ -42,7 +43,10 @@ _COPY_BLOCK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class CorpusLayer:
-    """One layer in both forms: `tar_size` bytes at `offset` of `archive`, and the gzip file `blob`."""
+    """One layer in both forms: `tar_size` bytes at `offset` of `archive`, and the gzip file `blob`.
+
+    The offset is 0 where the file is the tar itself.
+    """
 
     diff_id: str
     archive: Path
@@ -54,10 +58,14 @@ class CorpusLayer:
 
 @dataclass(frozen=True, slots=True)
 class CorpusImage:
-    """One image: a docker-archive, an OCI layout folder, maybe the same layout with zstd."""
+    """One image: an OCI layout folder, maybe a docker-archive and the same layout with zstd.
+
+    `image_id` is the digest of its config, as Docker names images.
+    """
 
     name: str
-    archive: Path
+    image_id: str
+    archive: Path | None
     layout: Path
     zstd_layout: Path | None
     layers: tuple[CorpusLayer, ...]
@@ -99,32 +107,25 @@ def open_corpus(folder: Path) -> Corpus:
 
     Raises: OSError, ValueError: it is not such a folder.
     """
-    archives = sorted((folder / "docker-archive").glob("*.tar"))
-    if not archives:
-        raise ValueError(f"{folder} has no docker-archive/*.tar: see tools/build-corpus.sh")
-    images = []
-    for archive in archives:
-        layout = folder / "oci" / archive.stem
-        zstd_layout = layout.with_name(f"{layout.name}-zstd")
-        images.append(
-            CorpusImage(
-                archive.stem,
-                archive,
-                layout,
-                zstd_layout if zstd_layout.is_dir() else None,
-                _read_layers(archive, layout),
-            )
-        )
+    layouts = [path.parent for path in sorted((folder / "oci").glob("*/index.json"))]
+    images = [
+        _open_image(folder, layout) for layout in layouts if not layout.name.endswith("-zstd")
+    ]
+    if not images:
+        raise ValueError(f"{folder} has no oci/NAME: see tools/build-corpus.sh")
     return Corpus(folder.name, tuple(images))
 
 
-def extract_layers(corpus: Corpus, folder: Path) -> list[Path]:
-    """Write each layer's tar as a file of its own, for programs that back up files."""
+def extract_layers(corpus: Corpus, folder: Path) -> dict[str, Path]:
+    """Have each layer's tar as a file of its own, for programs that back up files; by diff ID."""
     folder.mkdir()
-    paths = []
+    paths = {}
     for layer in corpus.unique_layers():
-        paths.append(folder / f"{layer.diff_id[7:19]}.tar")
-        with layer.archive.open("rb") as source, paths[-1].open("wb") as target:
+        if layer.offset == 0:
+            paths[layer.diff_id] = layer.archive
+            continue
+        path = paths[layer.diff_id] = folder / f"{layer.diff_id[7:19]}.tar"
+        with layer.archive.open("rb") as source, path.open("wb") as target:
             source.seek(layer.offset)
             left = layer.tar_size
             while left:
@@ -177,32 +178,45 @@ def write_synthetic(folder: Path) -> None:
             image_writer.write_oci_layout(folder / "oci" / f"{name}-zstd", image, machine, "zstd")
 
 
-def _read_layers(archive: Path, layout: Path) -> tuple[CorpusLayer, ...]:
-    """Join the two forms of an image: their layers stand in the same order."""
+def _open_image(folder: Path, layout: Path) -> CorpusImage:
+    """Join the forms of an image: their layers stand in the same order."""
     index = json.loads((layout / "index.json").read_bytes())
     manifest = _blob_json(layout, index["manifests"][0]["digest"])
-    diff_ids = _blob_json(layout, manifest["config"]["digest"])["rootfs"]["diff_ids"]
-    layers = []
+    image_id = manifest["config"]["digest"]
+    diff_ids = _blob_json(layout, image_id)["rootfs"]["diff_ids"]
+    archive = folder / "docker-archive" / f"{layout.name}.tar"
+    has_archive = archive.exists()
+    tars = _members(archive) if has_archive else _files(folder / "layers", diff_ids)
+    layers = tuple(
+        CorpusLayer(diff_id, *tar, _blob(layout, blob["digest"]), blob["size"])
+        for tar, diff_id, blob in zip(tars, diff_ids, manifest["layers"], strict=True)
+    )
+    zstd = layout.with_name(f"{layout.name}-zstd")
+    zstd_layout = zstd if zstd.is_dir() else None
+    return CorpusImage(
+        layout.name, image_id, archive if has_archive else None, layout, zstd_layout, layers
+    )
+
+
+def _members(archive: Path) -> list[tuple[Path, int, int]]:
+    """Where the layers of a docker-archive are: file, offset and size."""
+    places = []
     with tarfile.open(archive) as tar:
         file = tar.extractfile("manifest.json")
         assert file is not None, "extractfile of a regular file"
-        names = json.load(file)[0]["Layers"]
-        for name, diff_id, blob in zip(names, diff_ids, manifest["layers"], strict=True):
+        for name in json.load(file)[0]["Layers"]:
             member = tar.getmember(name)
             while member.issym():
                 target = f"{member.name.rpartition('/')[0]}/{member.linkname}"
                 member = tar.getmember(target.removeprefix("/").rpartition("../")[2])
-            layers.append(
-                CorpusLayer(
-                    diff_id,
-                    archive,
-                    member.offset_data,
-                    member.size,
-                    _blob(layout, blob["digest"]),
-                    blob["size"],
-                )
-            )
-    return tuple(layers)
+            places.append((archive, member.offset_data, member.size))
+    return places
+
+
+def _files(layers: Path, diff_ids: Iterable[str]) -> list[tuple[Path, int, int]]:
+    """The same of a fleet, whose layers are files."""
+    paths = [layers / f"{diff_id[7:]}.tar" for diff_id in diff_ids]
+    return [(path, 0, path.stat().st_size) for path in paths]
 
 
 def _blob(layout: Path, digest: str) -> Path:

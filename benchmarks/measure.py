@@ -59,16 +59,16 @@ def run(
     commands: Iterable[Sequence[str]],
     environment: Mapping[str, str],
     folder: Path,
-    daemon: int | None = None,
+    daemons: Sequence[int] = (),
 ) -> Cost:
-    """Run commands one after another in `folder`, and add up; the work of a `daemon` (a process ID) is added too.
+    """Run commands one after another in `folder`, and add up; the work of `daemons` (process IDs) is added too.
 
     Raises: RuntimeError: one of them failed; has the end of what it wrote.
     """
     os.sync()  # what others left to be written back is not for this run to pay
     log = folder / "output"
     cpu, peak, output = 0.0, 0, ""
-    before = _daemon_cpu(daemon)
+    before = sum(map(_daemon_cpu, daemons))
     start = time.perf_counter()
     for command in commands:
         with log.open("wb") as file:
@@ -88,9 +88,9 @@ def run(
         cpu += usage.ru_utime + usage.ru_stime
         peak = max(peak, usage.ru_maxrss * 1024)
     wall = time.perf_counter() - start
-    if daemon is not None:
-        cpu += _daemon_cpu(daemon) - before
-        peak = max(peak, _daemon_peak(daemon))
+    if daemons:
+        cpu += sum(map(_daemon_cpu, daemons)) - before
+        peak = max(peak, sum(map(_daemon_peak, daemons)))
     return Cost(wall, cpu, peak, output)
 
 
@@ -152,9 +152,7 @@ def commit(folder: Path) -> str:
     return done.stdout.strip()
 
 
-def _daemon_cpu(daemon: int | None) -> float:
-    if daemon is None:
-        return 0.0
+def _daemon_cpu(daemon: int) -> float:
     # Behind the name, which may hold anything: field 14 and 15 are user and system time, 16 and 17 of its children.
     fields = Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS

@@ -135,7 +135,7 @@ class _Fetcher:
 
     def _download(self, target: Path, rest: Sequence[str]) -> None:
         target.mkdir(parents=True, exist_ok=True)
-        command = [self._pip, "download", "--quiet", "--no-deps", f"--dest={target}", *rest]
+        command = [str(self._pip), "download", "--quiet", "--no-deps", f"--dest={target}", *rest]
         subprocess.run(command, check=True)
 
 
