@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         times = _Times()
         box = machine()
         with open_store(folder / "store") as store:
-            reference = store.load(image.archive).images[0].names[0]
+            reference = store.load(image.archive or image.layout).images[0].names[0]
             facts = _facts(store, reference)
             if options.starts:
                 _measure_starts(store, reference, image, folder, options, times)

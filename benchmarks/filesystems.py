@@ -116,7 +116,7 @@ class Containerd:
 
     def ctr(self, *words: str) -> str:
         """Run `ctr`; returns what it prints. Raises: RuntimeError: it failed."""
-        return _run(["ctr", "-a", f"{self.folder}/sock", *words])
+        return _run(["ctr", "-a", f"{self.folder}/c.sock", *words])
 
     def load(self, image: CorpusImage, *, unpack: bool = True) -> str:
         """Import an image from its OCI layout; returns its name there."""
