@@ -1,7 +1,7 @@
 """A fleet of 100 environment images, as evaluations of code-writing programs use them: built without a registry.
 
-    python -m tools.build_fleet CORPUS FOLDER [--count N]        FOLDER/oci/NAME/       an OCI layout, gzip layers
-                                                                 FOLDER/layers/*.tar    each layer once, plain
+    python -m tools.build_fleet CORPUS FOLDER [--count N]        FOLDER/oci/NAME/       an OCI layout, plain layers
+                                                                 FOLDER/layers/*.tar    each layer once
 
 CORPUS is what `tools/build-corpus.sh CORPUS python-bookworm python-trixie` makes: the two bases. Each image of
 `tools/fleet.lock` gets two layers of its own on one of them, by what a Dockerfile of such a fleet would run:
@@ -13,7 +13,7 @@ No two of these layers have the same digest, because each is built at another ti
 Python compiles, in every .pyc. Nothing is made more alike than it would be: the hash seed differs too, which changes
 the order of sets in a .pyc. What is fixed makes the same fleet everywhere: pins, times, seeds.
 
-Needs root (chroot), umoci, and the package index that pip is set up for; 15 GB and most of an hour for all of it. An
+Needs root (chroot), umoci, and the package index that pip is set up for; 10 GB and half an hour for all of it. An
 image that is there is not built again, so a stopped build goes on where it was.
 
 Source: pip's editable installs (PEP 660), `direct_url.json` (PEP 610).
@@ -164,7 +164,7 @@ class _Builder:
                          layers, command, image.time_s)  # fmt: skip
             partial = self._folder / "work" / image.name
             shutil.rmtree(partial, ignore_errors=True)
-            write_oci_layout(partial, made, platform.machine())
+            write_oci_layout(partial, made, platform.machine(), "none")
             partial.rename(self._folder / "oci" / image.name)
             print(f"{image.number + 1:4} {image.name}", flush=True)
 
@@ -225,7 +225,6 @@ class _Builder:
             partial = target.with_suffix(".partial")
             with gzip.open(blob) as source, partial.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            shutil.copyfile(blob, target.with_suffix(".gzip"))
             partial.rename(target)
         return Layer(target, diff_id, "base")
 

@@ -60,7 +60,9 @@ class Layer:
     created_by: str
 
     def compressed(self, compression: str) -> Path:
-        """The tar as `gzip` (level 6) or `zstd` (level 3), made at the first call."""
+        """The tar as `gzip` (level 6) or `zstd` (level 3), made at the first call; `none` is the tar itself."""
+        if compression == "none":
+            return self.tar
         target = self.tar.with_suffix(f".{compression}")
         if not target.exists():
             partial = target.with_suffix(".partial")
@@ -149,7 +151,7 @@ def write_docker_archive(target: Path, image: Image, machine: str) -> None:
 
 
 def write_oci_layout(folder: Path, image: Image, machine: str, compression: str = "gzip") -> None:
-    """Write an OCI layout with `gzip` or `zstd` layers into a new folder."""
+    """Write an OCI layout with `gzip`, `zstd` or plain (`none`) layers into a new folder."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     descriptors = []
@@ -159,7 +161,7 @@ def write_oci_layout(folder: Path, image: Image, machine: str, compression: str 
             digest = _digest(source)
         if not (blobs / digest[7:]).exists():
             (blobs / digest[7:]).hardlink_to(blob)  # layouts of one fleet share their blobs
-        media_type = f"{_MEDIA_TYPE}.layer.v1.tar+{compression}"
+        media_type = f"{_MEDIA_TYPE}.layer.v1.tar+{compression}".removesuffix("+none")
         descriptors.append({"mediaType": media_type, "digest": digest, "size": blob.stat().st_size})
     manifest = _json(
         {
