@@ -14,14 +14,14 @@ from pathlib import Path
 
 from layerstore.archives import open_archive
 from layerstore.archives.docker import DockerArchive
-from layerstore.archives.member import ArchiveLimits
 from layerstore.errors import LayerstoreError
+from layerstore.limits import Limits
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar, oci_layout, tar_of
 from tests.support.tars import DIALECTS, with_checksums
 
 __all__ = ["check", "seeds"]
 
-_LIMITS = ArchiveLimits(max_members=2000, max_document_bytes=1 << 20, max_spool_bytes=4 << 20)
+_LIMITS = Limits(members=2000, document_bytes=1 << 20, spool_bytes=4 << 20)
 
 
 def check(data: bytes) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerstore.images.progress import Progress
     from layerstore.images.rootfs import ImportOptions, ImportReport
     from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
+    from layerstore.limits import Limits
     from layerstore.treediff import Change, ChangeKind
     from layerstore.view import View
 
@@ -42,6 +43,7 @@ __all__ = [
     "LayerReport",
     "LayerStatus",
     "LayerStore",
+    "Limits",
     "LoadReport",
     "LoadedImage",
     "Progress",
@@ -71,6 +73,7 @@ _MODULES = {
     "RemoveReport": "images.naming",
     "Progress": "images.progress",
     "ImportOptions": "images.rootfs",
+    "Limits": "limits",
     "ImportReport": "images.rootfs",
     "ArchiveKind": "images.save",
     "SaveReport": "images.save",

@@ -27,6 +27,7 @@ from layerstore.images import (
 )
 from layerstore.images.bundle import RunOptions
 from layerstore.images.progress import SILENT
+from layerstore.limits import Limits
 from layerstore.mount.mounter import AUTO
 from layerstore.snapshots import Snapshots, StoreLowers
 from layerstore.store.leases import Lease
@@ -51,9 +52,15 @@ _DEFAULT_PRUNE = prune.PruneOptions()
 
 
 def open_store(
-    root: str | os.PathLike[str], *, create: bool = True, read_only: bool = False
+    root: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
 ) -> LayerStore:
     """Open the store in the folder `root`, made first where there is none and `create` holds.
+
+    `limits` are what layers and archives may ask for; see docs/security.md.
 
     Raises:
         NotFound: no store is there, and it is not to be created.
@@ -61,7 +68,7 @@ def open_store(
         Unsupported: made by a version of layerstore whose features this one does not know.
         CorruptStore: the version file or the tables are damaged.
     """
-    return LayerStore(Store(Path(root), create=create, read_only=read_only))
+    return LayerStore(Store(Path(root), create=create, read_only=read_only, limits=limits))
 
 
 class LayerStore:
@@ -109,7 +116,7 @@ class LayerStore:
         """
         opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
         options = load.LoadOptions(keep_blobs, platform, name)
-        with open_archive(opened, self.store.layout.tmp) as archive:
+        with open_archive(opened, self.store.layout.tmp, self.store.limits) as archive:
             return load.load_archive(self.store, archive, options, progress)
 
     def save(

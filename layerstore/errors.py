@@ -9,7 +9,8 @@ matters most: `MalformedInput` (THEIR bytes are bad) or `CorruptStore` (OUR byte
     ├── AlreadyExists                key or name is taken        4
     ├── FailedPrecondition           e.g. remove with children   5
     ├── MalformedInput               THEIR bytes break a spec    6
-    │   └── DigestMismatch           want, got, size             6
+    │   ├── DigestMismatch           want, got, size             6
+    │   └── LimitExceeded            limit, value, allowed       6
     ├── CorruptStore                 OUR bytes are not right     7
     ├── Unsupported                  feature flag, codec, kernel 8
     ├── Busy                         lock or lease is held       9
@@ -28,6 +29,7 @@ __all__ = [
     "FailedPrecondition",
     "InvalidArgument",
     "LayerstoreError",
+    "LimitExceeded",
     "MalformedInput",
     "NotFound",
     "StoreFull",
@@ -95,6 +97,35 @@ class DigestMismatch(MalformedInput):
     def __init__(self, want: str, got: str, size: int, *, source: str = "") -> None:
         self.want, self.got, self.size = want, got, size
         super().__init__(f"expected {want}, got {got} after {size} bytes", source=source)
+
+
+class LimitExceeded(MalformedInput):
+    """Input from outside asks for more than this process allows; a higher limit lets it in.
+
+    Attributes:
+        limit: name of the field of `layerstore.Limits`.
+        value: what was asked for, or more was to come.
+        allowed: the limit's value.
+    """
+
+    def __init__(
+        self,
+        limit: str,
+        value: int,
+        allowed: int,
+        *,
+        source: str = "",
+        entry: str = "",
+        offset: int | None = None,
+    ) -> None:
+        self.limit, self.value, self.allowed = limit, value, allowed
+        super().__init__(
+            f"{limit} of {value:,}, where {allowed:,} are allowed; raise the limit `{limit}` "
+            "if this is no attack",
+            source=source,
+            entry=entry,
+            offset=offset,
+        )
 
 
 class CorruptStore(LayerstoreError):

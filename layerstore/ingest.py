@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from layerstore.digest import Readable
+    from layerstore.limits import Limits
     from layerstore.store.session import WriteSession
 
 __all__ = [
@@ -119,7 +120,7 @@ def ingest_layer(
     recipe = _RecipeWriter(session)
     try:
         with (
-            _Ahead(_decode(wire, compression, expected)) as decoded,
+            _Ahead(_decode(wire, compression, expected, session.limits)) as decoded,
             _Ahead(tar.through(decoded)) as hashed,
             _Ahead(_cut(hashed, params)) as pieces,
         ):
@@ -128,6 +129,7 @@ def ingest_layer(
                     piece.data, piece.cuts.lengths, piece.cuts.ids, piece.starts
                 )
                 recipe.add(piece.split, piece.cuts, numbers)
+                session.limits.check("entries", recipe.entries)
     except MalformedInput as error:
         raise error.within(source=expected.name) from error.__cause__
     diff_id = tar.diff_id()
@@ -149,14 +151,16 @@ def ingest_layer(
     )
 
 
-def verify_layer(source: Readable, expected: Expected, compression: Compression) -> DiffID:
+def verify_layer(
+    source: Readable, expected: Expected, compression: Compression, limits: Limits
+) -> DiffID:
     """Read a blob whose tar is stored already, to be sure that it is; returns the tar's diff ID.
 
     Raises: MalformedInput, DigestMismatch: as `ingest_layer`.
     """
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     tar = _Hashed(compression, wire)
-    with _Ahead(_decode(wire, compression, expected)) as decoded:
+    with _Ahead(_decode(wire, compression, expected, limits)) as decoded:
         for _ in tar.through(decoded):
             pass
     diff_id = tar.diff_id()
@@ -179,7 +183,7 @@ def ingest_blob(
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     recipe = _RecipeWriter(session)
     carry = b""
-    with _Ahead(_decode(wire, Compression.NONE, expected)) as decoded:
+    with _Ahead(_decode(wire, Compression.NONE, expected, session.limits)) as decoded:
         for block in decoded:
             carry = _put_stretch(carry + block, True, session, recipe, params)
     _put_stretch(carry, False, session, recipe, params)
@@ -203,7 +207,9 @@ class _Piece(NamedTuple):
     starts: npt.NDArray[np.int64]  # of the chunks, in data
 
 
-def _decode(wire: VerifyingReader, compression: Compression, expected: Expected) -> Iterator[bytes]:
+def _decode(
+    wire: VerifyingReader, compression: Compression, expected: Expected, limits: Limits
+) -> Iterator[bytes]:
     """Blocks of what is inside a blob; the blob is verified before this ends."""
     decoder = open_decoder(wire, compression, expected.name)
     parts: list[bytes] = []
@@ -211,6 +217,8 @@ def _decode(wire: VerifyingReader, compression: Compression, expected: Expected)
     while part := decoder.read(_BLOCK - size):
         parts.append(part)
         size += len(part)
+        limits.check("layer_bytes", decoder.produced, source=expected.name)
+        limits.check_growth(decoder.consumed, decoder.produced, source=expected.name)
         if size >= _BLOCK:
             yield b"".join(parts)
             parts, size = [], 0
@@ -316,6 +324,7 @@ class _RecipeWriter:
         extents = np.empty(len(numbers), EXTENT)
         extents["number"], extents["length"] = numbers, cuts.lengths
         entries = entries_of(split.members)
+        _check_paths(entries, self._session.limits)
         self._literals.append(split.literals)
         self._ops.append(ops)
         self._extents.append(extents)
@@ -363,6 +372,22 @@ class _RecipeWriter:
             part.extents["number"] = self._session.numbers_of(part.extents["number"])
             self._stored.append((literals, self._session.put_bytes(encode_part(part))))
         self._held, self._held_bytes = [], 0
+
+
+def _check_paths(entries: Entries, limits: Limits) -> None:
+    """No path is longer, or has more components, than the limits allow."""
+    lengths = entries.rows["path"].astype("i8")
+    if not len(lengths):
+        return
+    slashes = np.frombuffer(entries.paths, "u1") == ord("/")
+    before = np.concatenate([[0], np.cumsum(slashes)])
+    ends = np.cumsum(lengths)
+    depths = np.where(lengths > 0, before[ends] - before[ends - lengths] + 1, 0)
+    for name, values in (("path_bytes", lengths), ("depth", depths)):
+        worst = int(np.argmax(values))
+        path = entries.paths[int(ends[worst] - lengths[worst]) : int(ends[worst])]
+        shown = path[:200].decode("utf-8", "backslashreplace")
+        limits.check(name, int(values[worst]), entry=shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from layerstore.archives.docker import DockerArchive, DockerImage
 from layerstore.archives.layout import LayoutRoot, OciLayout
-from layerstore.archives.member import ArchiveLimits, MemberReader
+from layerstore.archives.member import MemberReader
 from layerstore.archives.opening import ImageArchive, open_archive
 from layerstore.archives.sink import FolderSink, ImageSink, TarSink
 
 __all__ = [
-    "ArchiveLimits",
     "DockerArchive",
     "DockerImage",
     "FolderSink",

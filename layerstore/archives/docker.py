@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from layerstore.archives.member import ArchiveLimits, MemberReader, Members
+    from layerstore.archives.member import MemberReader, Members
+    from layerstore.limits import Limits
 
 __all__ = ["MANIFEST", "REPOSITORIES", "DockerArchive", "DockerImage", "names_by_config"]
 
@@ -69,7 +70,7 @@ class DockerArchive:
     Raises: MalformedInput: `manifest.json` has a wrong shape, or names members that are not there.
     """
 
-    def __init__(self, members: Members, limits: ArchiveLimits) -> None:
+    def __init__(self, members: Members, limits: Limits) -> None:
         self._members = members
         self.warnings: list[str] = []
         self._images = self._load(limits)
@@ -106,14 +107,14 @@ class DockerArchive:
     ) -> None:
         self.close()
 
-    def _load(self, limits: ArchiveLimits) -> tuple[DockerImage, ...]:
+    def _load(self, limits: Limits) -> tuple[DockerImage, ...]:
         entries = _entries(self._members, limits)
         tags_by_layer = (
             _repositories(self._members, limits) if not all(e.tags for e in entries) else {}
         )
         configs: dict[str, bytes] = {}
         present: set[str] = set()
-        budget = _DOCUMENTS_FACTOR * limits.max_document_bytes
+        budget = _DOCUMENTS_FACTOR * limits.document_bytes
         images = []
         for entry in entries:
             for name in entry.layers:
@@ -126,9 +127,7 @@ class DockerArchive:
                     raise MalformedInput(
                         "the image configs are too large together", source=self.source
                     )
-                configs[entry.config] = read_document(
-                    self._members, entry.config, limits.max_document_bytes
-                )
+                configs[entry.config] = read_document(self._members, entry.config, limits)
             top = posixpath.dirname(entry.layers[-1]) if entry.layers else ""
             tags = entry.tags or tags_by_layer.get(top, ())
             images.append(
@@ -147,7 +146,7 @@ class DockerArchive:
         return size
 
 
-def names_by_config(members: Members, limits: ArchiveLimits) -> dict[Digest, tuple[str, ...]]:
+def names_by_config(members: Members, limits: Limits) -> dict[Digest, tuple[str, ...]]:
     """The `RepoTags`, as written, of each image that `manifest.json` names by its config's digest."""
     names: dict[Digest, tuple[str, ...]] = {}
     for entry in _entries(members, limits):
@@ -158,10 +157,10 @@ def names_by_config(members: Members, limits: ArchiveLimits) -> dict[Digest, tup
     return names
 
 
-def _entries(members: Members, limits: ArchiveLimits) -> tuple[_Entry, ...]:
+def _entries(members: Members, limits: Limits) -> tuple[_Entry, ...]:
     source = f"{members.source} {MANIFEST}"
-    data = read_document(members, MANIFEST, limits.max_document_bytes)
-    return Place(parse_json(data, limits.max_document_bytes, source), "", source).elements(_entry)
+    data = read_document(members, MANIFEST, limits)
+    return Place(parse_json(data, limits.document_bytes, source), "", source).elements(_entry)
 
 
 def _entry(place: Place) -> _Entry:
@@ -173,12 +172,12 @@ def _entry(place: Place) -> _Entry:
     )
 
 
-def _repositories(members: Members, limits: ArchiveLimits) -> dict[str, tuple[str, ...]]:
+def _repositories(members: Members, limits: Limits) -> dict[str, tuple[str, ...]]:
     """Names by the ID of the top layer; images whose `RepoTags` are empty may have theirs only here."""
     if members.size(REPOSITORIES) is None:
         return {}
-    data = read_document(members, REPOSITORIES, limits.max_document_bytes)
-    root = open_document(data, limits.max_document_bytes, f"{members.source} {REPOSITORIES}")
+    data = read_document(members, REPOSITORIES, limits)
+    root = open_document(data, limits.document_bytes, f"{members.source} {REPOSITORIES}")
     names: dict[str, tuple[str, ...]] = {}
     for repository in root.as_object():
         for tag, layer in root.texts(repository).items():

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from layerstore.archives.member import ArchiveLimits, Members
+    from layerstore.archives.member import Members
     from layerstore.digest import Digest
     from layerstore.formats.oci import Descriptor
+    from layerstore.limits import Limits
 
 __all__ = ["INDEX", "LAYOUT", "FolderMembers", "LayoutRoot", "OciLayout"]
 
@@ -72,13 +73,13 @@ class OciLayout:
         members: Members,
         base: str,
         tags: Mapping[Digest, Sequence[str]],
-        limits: ArchiveLimits,
+        limits: Limits,
     ) -> None:
         """Read the roots; `base` is the name for images with only a tag, `tags` are more names by config digest."""
-        self._members = members
+        self._members, self._limits = members, limits
         self.warnings: list[str] = []
-        _check_version(members)
-        data = read_document(members, INDEX, min(limits.max_document_bytes, MANIFEST_LIMIT))
+        _check_version(members, limits)
+        data = read_document(members, INDEX, limits)
         index = parse_index(data, f"{members.source} {INDEX}")
         self._roots = self._name(index, base, tags)
 
@@ -111,16 +112,18 @@ class OciLayout:
 
         Raises:
             NotFound: it is not here.
-            MalformedInput: its descriptor says more than `limit` bytes.
+            MalformedInput: its descriptor says more than `limit` bytes, which its kind never has.
+            LimitExceeded: more than `document_bytes`.
             DigestMismatch: its size or digest is not the descriptor's.
         """
+        name = f"{self.source} {descriptor.digest}"
+        self._limits.check("document_bytes", descriptor.size, source=name)
         if descriptor.size > limit:
             raise MalformedInput(
                 f"a document of {descriptor.size} bytes, where {limit} are allowed",
-                source=f"{self.source} {descriptor.digest}",
+                source=name,
             )
         with self.open_blob(descriptor.digest) as source:
-            name = f"{self.source} {descriptor.digest}"
             reader = VerifyingReader(source, descriptor.digest, descriptor.size, name)
             parts = []
             while part := reader.read(limit + 1):
@@ -266,11 +269,11 @@ def _blob(digest: Digest) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _check_version(members: Members) -> None:
+def _check_version(members: Members, limits: Limits) -> None:
     # Some writers leave the file out, and the readers in use do not look at it.
     if members.size(LAYOUT) is None:
         return
-    root = open_document(read_document(members, LAYOUT, 4096), 4096, f"{members.source} {LAYOUT}")
+    root = open_document(read_document(members, LAYOUT, limits), 4096, f"{members.source} {LAYOUT}")
     version = root.text("imageLayoutVersion")
     if version.split(".")[0] != "1":
         raise root.bad(f"imageLayoutVersion {version[:40]!r}, where '1.0.0' is expected")

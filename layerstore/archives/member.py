@@ -1,4 +1,4 @@
-"""A file inside an archive, readable by several threads at once, and the limits on what an archive may hold.
+"""A file inside an archive, readable by several threads at once.
 
 SharedFile    one descriptor, read with pread: no position to fight over
 MemberReader  a range of it, with a position of its own
@@ -8,7 +8,6 @@ Members       what has named files: a tar, a folder
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from layerstore.errors import MalformedInput, NotFound
@@ -18,22 +17,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["ArchiveLimits", "MemberReader", "Members", "SharedFile", "read_document"]
+    from layerstore.limits import Limits
 
-
-@dataclass(frozen=True, slots=True)
-class ArchiveLimits:
-    """What an archive may ask of this process.
-
-    Attributes:
-        max_members: tar headers read; each member costs some hundred bytes of memory.
-        max_document_bytes: size of one JSON document; of all of an archive together, 16 times as much.
-        max_spool_bytes: size of the temporary copy of an archive that is compressed or comes through a pipe.
-    """
-
-    max_members: int = 100_000
-    max_document_bytes: int = 16 << 20
-    max_spool_bytes: int = 1 << 40
+__all__ = ["MemberReader", "Members", "SharedFile", "read_document"]
 
 
 class SharedFile:
@@ -125,22 +111,17 @@ class Members(Protocol):
         ...
 
 
-def read_document(members: Members, name: str, limit: int) -> bytes:
+def read_document(members: Members, name: str, limits: Limits) -> bytes:
     """Read a whole small member.
 
     Raises:
         NotFound: there is none.
-        MalformedInput: it is larger than `limit` bytes.
+        LimitExceeded: it is larger than `limits.document_bytes`.
     """
     size = members.size(name)
     if size is None:
         raise NotFound(f"{members.source}: no {name}")
-    if size > limit:
-        raise MalformedInput(
-            f"a document of {size} bytes, where {limit} are allowed",
-            source=members.source,
-            entry=name,
-        )
+    limits.check("document_bytes", size, source=members.source, entry=name)
     parts = []
     with members.open(name) as reader:
         while part := reader.read():

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from layerstore.archives import docker, layout
 from layerstore.archives.docker import DockerArchive
 from layerstore.archives.layout import FolderMembers, OciLayout
-from layerstore.archives.member import ArchiveLimits, MemberReader, SharedFile
+from layerstore.archives.member import MemberReader, SharedFile
 from layerstore.archives.names import base_name
 from layerstore.archives.spool import spool
 from layerstore.archives.tarindex import TarIndex
 from layerstore.errors import InvalidArgument, MalformedInput, NotFound, Unsupported
 from layerstore.formats.codecs import SNIFF_SIZE, Compression, open_decoder, sniff
+from layerstore.limits import Limits
 
 if TYPE_CHECKING:
     from layerstore.digest import Readable
@@ -38,7 +39,7 @@ ImageArchive: TypeAlias = DockerArchive | OciLayout
 def open_archive(
     source: Path | BinaryIO,
     spool_dir: Path,
-    limits: ArchiveLimits = ArchiveLimits(),  # noqa: B008  # frozen
+    limits: Limits = Limits(),  # noqa: B008  # frozen
 ) -> ImageArchive:
     """Open an archive of images; use the result as a context manager.
 
@@ -66,7 +67,7 @@ def open_archive(
         return _open_tar(_random_access(file, spool_dir, limits), base_name(source.name), limits)
 
 
-def _open_folder(path: Path, limits: ArchiveLimits) -> OciLayout:
+def _open_folder(path: Path, limits: Limits) -> OciLayout:
     members = FolderMembers(path)
     try:
         if members.size(layout.INDEX) is None:
@@ -80,7 +81,7 @@ def _open_folder(path: Path, limits: ArchiveLimits) -> OciLayout:
         raise
 
 
-def _open_tar(file: SharedFile, base: str, limits: ArchiveLimits) -> ImageArchive:
+def _open_tar(file: SharedFile, base: str, limits: Limits) -> ImageArchive:
     try:
         index = TarIndex(file, limits)
         has_manifest = index.size(docker.MANIFEST) is not None
@@ -116,9 +117,7 @@ def _no_images(index: TarIndex) -> Exception:
     )
 
 
-def _random_access(
-    source: BinaryIO | io.FileIO, spool_dir: Path, limits: ArchiveLimits
-) -> SharedFile:
+def _random_access(source: BinaryIO | io.FileIO, spool_dir: Path, limits: Limits) -> SharedFile:
     """The uncompressed bytes of a stream as a file of its own: the stream's file itself if that can be."""
     name = _name_of(source)
     file = _same_file(source)
@@ -133,7 +132,7 @@ def _random_access(
         stream = MemberReader(shared, len(head), shared.size - len(head), name, owns=True)
     try:
         decoder = open_decoder(_Rejoined(head, stream), sniff(head), name)
-        return spool(decoder, spool_dir, limits.max_spool_bytes, name)
+        return spool(decoder, spool_dir, limits, name)
     finally:
         if isinstance(stream, MemberReader):
             stream.close()

@@ -9,25 +9,26 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from layerstore.archives.member import SharedFile
-from layerstore.errors import MalformedInput
 from layerstore.store.files import no_room
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from layerstore.digest import Readable
+    from layerstore.formats.codecs import Decoder
+    from layerstore.limits import Limits
 
 __all__ = ["spool"]
 
 _PIECE = 1 << 20
 
 
-def spool(source: Readable, folder: Path, max_bytes: int, name: str) -> SharedFile:
+def spool(source: Decoder, folder: Path, limits: Limits, name: str) -> SharedFile:
     """Copy a stream to an unnamed file in `folder`; its space is free again when the result is closed.
 
     Raises:
         StoreFull: no room in `folder`.
-        MalformedInput: more than `max_bytes`, or what the source raises.
+        LimitExceeded: more than `spool_bytes`, or beyond `ratio`.
+        MalformedInput: what the source raises.
     """
     with no_room(f"write {folder}"):
         file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
@@ -35,8 +36,8 @@ def spool(source: Readable, folder: Path, max_bytes: int, name: str) -> SharedFi
         total = 0
         while data := source.read(_PIECE):
             total += len(data)
-            if total > max_bytes:
-                raise MalformedInput(f"more than {max_bytes} bytes", source=name)  # noqa: TRY301
+            limits.check("spool_bytes", total, source=name)
+            limits.check_growth(source.consumed, total, source=name)
             rest = memoryview(data)
             with no_room(f"write {folder}"):
                 while rest:

@@ -24,7 +24,8 @@ from layerstore.formats.tarheader import BLOCK, parse_pax
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore.archives.member import ArchiveLimits, SharedFile
+    from layerstore.archives.member import SharedFile
+    from layerstore.limits import Limits
 
 __all__ = ["TarIndex"]
 
@@ -57,13 +58,13 @@ class _Member(NamedTuple):
 class TarIndex:
     """The members of a tar by name. Thread safety: everything but `close`, from any thread.
 
-    Raises: MalformedInput: no tar, a broken header, a truncated member, more than `limits.max_members` headers.
+    Raises: MalformedInput: no tar, a broken header, a truncated member. LimitExceeded: too many headers.
     """
 
-    def __init__(self, file: SharedFile, limits: ArchiveLimits) -> None:
+    def __init__(self, file: SharedFile, limits: Limits) -> None:
         self._file = file
         self._members: dict[str, _Member] = {}
-        for name, member in _scan(file, limits.max_members):
+        for name, member in _scan(file, limits):
             if (normal := _normal(name)) is not None:
                 self._members[normal] = member
 
@@ -126,7 +127,7 @@ class TarIndex:
         return MalformedInput(problem, source=self.source, entry=name)
 
 
-def _scan(file: SharedFile, max_members: int) -> Iterator[tuple[str, _Member]]:
+def _scan(file: SharedFile, limits: Limits) -> Iterator[tuple[str, _Member]]:
     at = headers = 0
     longname: str | None = None
     longlink: str | None = None
@@ -134,8 +135,7 @@ def _scan(file: SharedFile, max_members: int) -> Iterator[tuple[str, _Member]]:
     while (found := _header(file, at)) is not None:
         block, info = found
         headers += 1
-        if headers > max_members:
-            raise MalformedInput(f"more than {max_members} members", source=file.source, offset=at)
+        limits.check("members", headers, source=file.source, offset=at)
         start = at + BLOCK
         if info.type in {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}:
             text = _text(_body(file, start, info.size).partition(b"\0")[0])

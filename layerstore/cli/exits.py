@@ -31,6 +31,7 @@ EXIT_CODES: Final[Mapping[type[errors.LayerstoreError], int]] = {
     errors.FailedPrecondition: 5,
     errors.MalformedInput: 6,
     errors.DigestMismatch: 6,
+    errors.LimitExceeded: 6,
     errors.CorruptStore: DAMAGED,
     errors.Unsupported: 8,
     errors.Busy: 9,

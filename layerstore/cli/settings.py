@@ -1,4 +1,4 @@
-"""What holds for every verb: which store, and whether tracebacks are shown. The environment is read here only.
+"""What holds for every verb: which store, how much input may ask for, and whether tracebacks are shown. The environment is read here only.
 
     --root  >  LAYERSTORE_ROOT  >  /var/lib/layerstore (root)  or  $XDG_DATA_HOME/layerstore (everybody else)
 
@@ -28,6 +28,7 @@ class Settings:
 
     root: Path
     debug: bool = False
+    limits: tuple[str, ...] = ()
 
     def open_for_reading(self) -> LayerStore:
         """The store as it is; NotFound where there is none."""
@@ -38,8 +39,9 @@ class Settings:
     def open_for_writing(self, *, create: bool) -> LayerStore:
         """The store, made first if `create` and there is none."""
         from layerstore.api import open_store
+        from layerstore.limits import parse_limits
 
-        return open_store(self.root, create=create)
+        return open_store(self.root, create=create, limits=parse_limits(self.limits))
 
 
 def default_root(environment: Mapping[str, str], *, is_superuser: bool | None = None) -> Path:

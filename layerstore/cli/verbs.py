@@ -73,6 +73,15 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Folder of the store.  [default: /var/lib/layerstore for root, "
     "~/.local/share/layerstore for others]",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    envvar="LAYERSTORE_LIMITS",
+    show_envvar=True,
+    metavar="NAME=VALUE",
+    help="What a layer or archive may ask for, as entries=100000 or layer_bytes=10G; docs/security.md has all.",
+)
 @click.option("--debug", is_flag=True, help="Show where in the code an error was raised.")
 @click.option(
     "--version",
@@ -83,6 +92,6 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Print the version and exit; the verb `version` says more.",
 )
 @click.pass_context
-def cli(ctx: click.Context, root: Path | None, debug: bool) -> None:
+def cli(ctx: click.Context, root: Path | None, limits: tuple[str, ...], debug: bool) -> None:
     """Keep container images with one copy of what they share, and give back every byte."""
-    ctx.obj = Settings(root or default_root(os.environ), debug)
+    ctx.obj = Settings(root or default_root(os.environ), debug, limits)

@@ -174,7 +174,7 @@ class _Loader:
     ) -> list[LoadedImage]:
         """An image without a manifest gets one: its layers as plain tars."""
         config = oci.parse_config(image.config, archive.source)
-        _check_layer_count(len(image.layers), config, archive.source)
+        self._check_layer_count(len(image.layers), config, archive.source)
         self.session.hold(config.diff_ids)
         layers = tuple(
             self._load_member(archive, member, diff_id)
@@ -221,7 +221,7 @@ class _Loader:
         data = archive.read_blob(manifest.config, oci.CONFIG_LIMIT)
         source = f"{archive.source}, {manifest.config.digest}"
         config = oci.parse_config(data, source)
-        _check_layer_count(len(manifest.layers), config, source)
+        self._check_layer_count(len(manifest.layers), config, source)
         self.session.hold([*config.diff_ids, *(layer.digest for layer in manifest.layers)])
         loaded = [
             self._load_layer(archive, layer, diff_id)
@@ -317,7 +317,7 @@ class _Loader:
             with open_source() as source:
                 counted = CountedReader(source, self.progress.advance)
                 if record is not None:
-                    diff_id = verify_layer(counted, expected, compression)
+                    diff_id = verify_layer(counted, expected, compression, self.store.limits)
                     report = LayerReport(diff_id, record.size, LayerStatus.VERIFIED)
                 else:
                     done = ingest_layer(counted, expected, compression, self.session)
@@ -387,6 +387,13 @@ class _Loader:
 
         self.records.append(put)
 
+    def _check_layer_count(self, count: int, config: oci.ImageConfig, source: str) -> None:
+        self.store.limits.check("layers", count, source=source)
+        if count != len(config.diff_ids):
+            raise MalformedInput(
+                f"{count} layers, but the config names {len(config.diff_ids)}", source=source
+            )
+
     def _commit(self, target: Digest, names: tuple[str, ...]) -> list[LoadedImage]:
         """Make the images visible, and durable: names last. Where nothing changes, LMDB writes nothing."""
         with self.session.commit() as txn:
@@ -399,13 +406,6 @@ class _Loader:
             LoadedImage(names, config, digest, platform, layers, exact)
             for digest, config, platform, layers, exact in self.images
         ]
-
-
-def _check_layer_count(count: int, config: oci.ImageConfig, source: str) -> None:
-    if count != len(config.diff_ids):
-        raise MalformedInput(
-            f"{count} layers, but the config names {len(config.diff_ids)}", source=source
-        )
 
 
 def _short(digest: str) -> str:

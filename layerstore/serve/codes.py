@@ -28,6 +28,7 @@ STATUS_CODES: Final[Mapping[type[errors.LayerstoreError], StatusCode]] = {
     errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
     errors.MalformedInput: StatusCode.INVALID_ARGUMENT,
     errors.DigestMismatch: StatusCode.INVALID_ARGUMENT,
+    errors.LimitExceeded: StatusCode.INVALID_ARGUMENT,
     errors.CorruptStore: StatusCode.DATA_LOSS,
     errors.Unsupported: StatusCode.UNIMPLEMENTED,
     errors.Busy: StatusCode.UNAVAILABLE,

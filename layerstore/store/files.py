@@ -99,9 +99,12 @@ def pread_exactly(fd: int, length: int, address: int) -> bytes:
 
 def punch_hole(fd: int, address: int, length: int) -> None:
     """Give a range's blocks back to the filesystem; where it cannot, the range keeps its blocks and nothing is lost."""
-    if length <= 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, address, length) == 0:
+    code = errno.EINTR if length > 0 else 0
+    while code == errno.EINTR:
+        done = _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, address, length) == 0
+        code = 0 if done else ctypes.get_errno()
+    if not code:
         return
-    code = ctypes.get_errno()
     if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
         raise OSError(code, os.strerror(code))
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from layerstore.digest import Digest
+    from layerstore.limits import Limits
     from layerstore.store.catalog import Catalog
     from layerstore.store.database import Database, Transaction
     from layerstore.store.index import ChunkIndex
@@ -83,9 +84,14 @@ class WriteSession:
     """
 
     def __init__(
-        self, layout: Layout, database: Database, index: ChunkIndex, catalog: Catalog
+        self,
+        layout: Layout,
+        database: Database,
+        index: ChunkIndex,
+        catalog: Catalog,
+        limits: Limits,
     ) -> None:
-        self.catalog = catalog
+        self.catalog, self.limits = catalog, limits
         self._layout, self._database, self._index = layout, database, index
         # A file description of our own: the kernel reports a failed write-back once to each of them.
         self._chunkfile = ChunkFile(layout.chunks, database, read_only=False)

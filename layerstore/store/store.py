@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 from layerstore.errors import CorruptStore, FailedPrecondition, StoreFull, Unsupported
+from layerstore.limits import Limits
+from layerstore.store import files
 from layerstore.store.catalog import Catalog
 from layerstore.store.chunkfile import ChunkFile
 from layerstore.store.database import Database
@@ -35,7 +37,14 @@ class Store:
     Thread safety: all methods, from any thread; a session belongs to one thread at a time.
     """
 
-    def __init__(self, root: Path, *, create: bool, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        create: bool,
+        read_only: bool = False,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+    ) -> None:
         """Open the store at `root`, made first if `create` and nothing is there.
 
         Raises:
@@ -44,7 +53,7 @@ class Store:
             Unsupported: it was made by a version with features that this one does not know.
             CorruptStore: FORMAT or the tables are damaged.
         """
-        self.layout = Layout(root)
+        self.layout, self.limits = Layout(root), limits
         if create and not read_only and not self.layout.format.exists():
             _create(self.layout)
         self._unknown = self.layout.check()
@@ -92,7 +101,7 @@ class Store:
     def begin(self) -> WriteSession:
         """Begin a write session. Raises: as `need_write`."""
         self.need_write()
-        return WriteSession(self.layout, self.database, self.index, self.catalog)
+        return WriteSession(self.layout, self.database, self.index, self.catalog, self.limits)
 
     def hold(self, *digests: Digest, everything: bool = False) -> Hold:
         """Keep records from being collected: those that these digests of whatever kind lead to, or all.
@@ -149,6 +158,6 @@ class Store:
 
 def _create(layout: Layout) -> None:
     """Make an empty store: its tables are durable before FORMAT says that there is one."""
-    with layout.creating() as is_new:
+    with files.no_room("make a store"), layout.creating() as is_new:
         if is_new:
             Database.open(layout.meta, layout.journal, read_only=False).close()

@@ -384,3 +384,17 @@ def test_save_to_standard_output_is_the_archive_and_nothing_else(
     assert outcome.code == 0
     with tarfile.open(fileobj=io.BytesIO(stream.getvalue())) as tar:
         assert {"manifest.json", "index.json", "oci-layout"} <= set(tar.getnames())
+
+
+def test_limit_of_the_command_line_or_the_environment_is_named_when_it_is_exceeded(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_archive(tmp_path / "app.tar", 1)
+    refused = cli("--limit", "entries=1", "load", archive)
+    assert refused.code == 6
+    assert "raise the limit `entries`" in refused.err
+    monkeypatch.setenv("LAYERSTORE_LIMITS", "entries=1 layers=9")
+    assert cli("load", archive).code == 6
+    wrong = cli("--limit", "size=1", "load", archive)
+    assert wrong.code == 2
+    assert "layer_bytes" in wrong.err

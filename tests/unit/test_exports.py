@@ -12,7 +12,15 @@ def test_the_public_names_are_these() -> None:
     assert sorted(layerstore.__all__) == [
         *("ArchiveKind", "Change", "ChangeKind", "HistoryStep", "ImageDamage", "ImageDetails"),
         *("ImageSummary", "ImportOptions", "ImportReport", "LayerDetails", "LayerReport"),
-        *("LayerStatus", "LayerStore", "LoadReport", "LoadedImage", "Progress", "RemoveReport"),
+        *(
+            "LayerStatus",
+            "LayerStore",
+            "Limits",
+            "LoadReport",
+            "LoadedImage",
+            "Progress",
+            "RemoveReport",
+        ),
         *("SaveReport", "SavedImage", "StoreReport", "View", "errors", "open"),
     ]
 

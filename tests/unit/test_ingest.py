@@ -21,6 +21,7 @@ from layerstore.digest import DiffID, Digest, digest_of
 from layerstore.errors import DigestMismatch, LayerstoreError, MalformedInput, StoreFull
 from layerstore.formats.codecs import Compression
 from layerstore.ingest import Expected, ingest_blob, ingest_layer, verify_layer
+from layerstore.limits import Limits
 from layerstore.store.check import verify_store
 from layerstore.store.store import Store
 from layerstore.tree import HOLE
@@ -421,16 +422,16 @@ def test_a_known_tar_is_verified_without_being_stored(store: Store) -> None:
     blob = gzip.compress(SMALL)
     diff_id = DiffID(digest_of(SMALL))
     promise = Expected("layer", digest_of(blob), len(blob), diff_id)
-    assert verify_layer(io.BytesIO(blob), promise, Compression.GZIP) == diff_id
+    assert verify_layer(io.BytesIO(blob), promise, Compression.GZIP, Limits()) == diff_id
     for wrong in (
         Expected("layer", Digest(diff_id)),
         Expected("layer", size=5),
         Expected("layer", diff_id=DiffID(digest_of(blob))),
     ):
         with pytest.raises(DigestMismatch):
-            verify_layer(io.BytesIO(blob), wrong, Compression.GZIP)
+            verify_layer(io.BytesIO(blob), wrong, Compression.GZIP, Limits())
     with pytest.raises(MalformedInput):
-        verify_layer(io.BytesIO(blob[:-1]), Expected("layer"), Compression.GZIP)
+        verify_layer(io.BytesIO(blob[:-1]), Expected("layer"), Compression.GZIP, Limits())
     assert chunk_ids(store) == set()
 
 

@@ -21,6 +21,9 @@
  * One lock (of threads, and of processes that share the log) is held around call and record, so that the log's order
  * is the true one. lock.mdb, which LMDB maps and whose contents do not outlive the processes, is let pass.
  *
+ * It can also disturb: `layerstore_fail` arms a fault at the n-th call of some kinds (those above, R for reads, O for
+ * opens, N for what changes names), and `layerstore_calls` says how many there were.
+ *
  * Source: the manual pages of the calls; glibc 2.36, which gives each of them a 64-bit name too.
  */
 #define _GNU_SOURCE
@@ -58,6 +61,31 @@ __attribute__((constructor)) static void start(void)
         return;
     root_length = strlen(root);
     log_fd = syscall(SYS_openat, AT_FDCWD, log, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+}
+
+/* The fault: at call `fault_at` of the kinds in `fault_kinds`, or from there on; a write is cut short first if asked. */
+static char fault_kinds[32];
+static long fault_at = -1, fault_seen;
+static int fault_error, fault_stays, fault_short;
+
+void layerstore_fail(const char *kinds, long at, int error, int stays, int is_short)
+{
+    snprintf(fault_kinds, sizeof fault_kinds, "%s", kinds);
+    fault_at = at, fault_error = error, fault_stays = stays, fault_short = is_short, fault_seen = 0;
+}
+
+long layerstore_calls(void) { return fault_seen; }
+
+/* Whether this call is the one; errno is set then. */
+static int struck(char kind)
+{
+    if (!fault_kinds[0] || !strchr(fault_kinds, kind))
+        return 0;
+    long call = __atomic_fetch_add(&fault_seen, 1, __ATOMIC_SEQ_CST);
+    if (call != fault_at && !(fault_stays && fault_at >= 0 && call > fault_at))
+        return 0;
+    errno = fault_error;
+    return 1;
 }
 
 static int enter(void)
@@ -183,7 +211,18 @@ static int open_noted(int dirfd, const char *path, int flags, mode_t mode)
         place = place_of(dirfd, path);
     if (!place.is_ours) {
         done(&place);
-        return syscall(SYS_openat, dirfd, path, flags, mode);
+        int fd = syscall(SYS_openat, dirfd, path, flags, mode);
+        struct stat status;
+        if (fault_kinds[0] && ours(fd, &status) && struck('O')) {
+            syscall(SYS_close, fd);
+            errno = fault_error;
+            return -1;
+        }
+        return fd;
+    }
+    if (struck('O')) {
+        done(&place);
+        return -1;
     }
     enter();
     uint64_t before = inode_at(&place);
@@ -221,7 +260,7 @@ static void note_written(int fd, struct stat *status, off_t at, size_t length)
     int flags = syscall(SYS_fcntl, fd, F_GETFL);
     snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
     int reader = syscall(SYS_openat, AT_FDCWD, own, O_RDONLY | O_CLOEXEC); /* ours may be write-only */
-    if (!data || reader < 0 || pread(reader, data, length, at) != (ssize_t)length)
+    if (!data || reader < 0 || syscall(SYS_pread64, reader, data, length, at) != (ssize_t)length)
         abort();
     syscall(SYS_close, reader);
     note('W', (flags & O_DSYNC) != 0, status->st_ino, at, 0, data, length, "", 0);
@@ -233,6 +272,11 @@ static void note_written(int fd, struct stat *status, off_t at, size_t length)
     struct stat status;                                         \
     if (!ours(fd, &status) || !S_ISREG(status.st_mode))         \
         return call;                                            \
+    if (struck('W')) {                                          \
+        if (!fault_short || n < 2)                              \
+            return -1;                                          \
+        n /= 2; /* of bytes, or of buffers */                   \
+    }                                                           \
     enter();                                                    \
     ssize_t written = call;                                     \
     if (written > 0) {                                          \
@@ -271,7 +315,20 @@ static int noted(int fd, int result, uint32_t kind, uint64_t a, uint64_t b)
     struct stat status;                                \
     if (!ours(fd, &status))                            \
         return call;                                   \
+    if (struck((kind) == 'A' ? 'S' : (char)(kind)))    \
+        return -1;                                     \
     return enter() ? noted(fd, call, kind, a, b) : -1;
+
+#define READING(call)                              \
+    struct stat status;                            \
+    if (fault_kinds[0] && ours(fd, &status) && S_ISREG(status.st_mode) && struck('R')) \
+        return -1;                                 \
+    return call;
+
+ssize_t read(int fd, void *data, size_t n) { READING(syscall(SYS_read, fd, data, n)) }
+ssize_t pread(int fd, void *data, size_t n, off_t at) { READING(syscall(SYS_pread64, fd, data, n, at)) }
+ssize_t pread64(int fd, void *data, size_t n, off_t at) { READING(syscall(SYS_pread64, fd, data, n, at)) }
+ssize_t readv(int fd, const struct iovec *v, int n) { READING(syscall(SYS_readv, fd, v, n)) }
 
 int ftruncate(int fd, off_t size) { PLAIN(syscall(SYS_ftruncate, fd, size), 'T', size, 0) }
 int ftruncate64(int fd, off_t size) { PLAIN(syscall(SYS_ftruncate, fd, size), 'T', size, 0) }
@@ -302,6 +359,8 @@ int truncate64(const char *path, off_t size) { return truncate(path, size); }
 void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t at)
 {
     struct stat status;
+    if (fault_kinds[0] && ours(fd, &status) && struck('M'))
+        return MAP_FAILED;
     if ((flags & MAP_SHARED) && (protection & PROT_WRITE) && ours(fd, &status)) {
         enter();
         note('X', 0, status.st_ino, at, length, "", 0, "", 0);
@@ -321,6 +380,10 @@ void *mmap64(void *address, size_t length, int protection, int flags, int fd, of
     if (!place.is_ours) {                              \
         done(&place);                                  \
         return call;                                   \
+    }                                                  \
+    if (struck('N')) {                                 \
+        done(&place);                                  \
+        return -1;                                     \
     }                                                  \
     enter();                                           \
     int result = call;                                 \
@@ -368,6 +431,10 @@ int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned
     if (!place.is_ours && !target.is_ours) {
         done(&place), done(&target);
         return syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+    }
+    if (struck('N')) {
+        done(&place), done(&target);
+        return -1;
     }
     enter();
     uint64_t inode = inode_at(&place);

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from layerstore.archives import ArchiveLimits, DockerArchive, OciLayout, open_archive
+from layerstore.archives import DockerArchive, OciLayout, open_archive
 from layerstore.digest import Digest, digest_of
 from layerstore.errors import InvalidArgument, MalformedInput, NotFound, StoreFull, Unsupported
+from layerstore.limits import Limits
 from tests.support.archive_builders import (
     Image,
     docker_archive,
@@ -352,7 +353,7 @@ def test_a_bad_manifest_json_is_malformed(tmp_path: Path, manifest: bytes) -> No
 
 
 def test_documents_above_the_limit_are_malformed(tmp_path: Path) -> None:
-    limits = ArchiveLimits(max_document_bytes=1000)
+    limits = Limits(document_bytes=1000)
     entry = '{"Config": "c%d.json", "Layers": []}'
     for files in (
         {"manifest.json": b" " * 1001},
@@ -377,8 +378,8 @@ def test_a_bomb_stops_at_the_spool_limit_and_leaves_nothing(tmp_path: Path) -> N
     spool_dir = tmp_path / "spool"
     spool_dir.mkdir()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    with pytest.raises(MalformedInput, match="more than 1048576 bytes"):
-        open_archive(path, spool_dir, ArchiveLimits(max_spool_bytes=1 << 20))
+    with pytest.raises(MalformedInput, match=r"spool_bytes of .* 1,048,576 are allowed"):
+        open_archive(path, spool_dir, Limits(spool_bytes=1 << 20))
     assert list(spool_dir.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 

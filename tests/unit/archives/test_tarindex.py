@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from layerstore.archives.member import ArchiveLimits, SharedFile
+from layerstore.archives.member import SharedFile
 from layerstore.archives.tarindex import TarIndex
 from layerstore.errors import MalformedInput, NotFound
+from layerstore.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Make(Protocol):
-    def __call__(self, data: bytes, limits: ArchiveLimits | None = None) -> TarIndex: ...
+    def __call__(self, data: bytes, limits: Limits | None = None) -> TarIndex: ...
 
 
 @pytest.fixture
 def index_of(tmp_path: Path) -> Iterator[Make]:
     opened: list[SharedFile] = []
 
-    def make(data: bytes, limits: ArchiveLimits | None = None) -> TarIndex:
+    def make(data: bytes, limits: Limits | None = None) -> TarIndex:
         path = tmp_path / "t.tar"
         path.write_bytes(data)
         opened.append(SharedFile(io.FileIO(path), 0, "t.tar"))
-        return TarIndex(opened[-1], limits or ArchiveLimits())
+        return TarIndex(opened[-1], limits or Limits())
 
     yield make
     for file in opened:
@@ -173,14 +174,14 @@ def test_broken_headers_are_malformed(index_of: Make, data: bytes, says: str) ->
 
 
 def test_more_headers_than_the_limit_are_malformed(index_of: Make) -> None:
-    limits = ArchiveLimits(max_members=10)
+    limits = Limits(members=10)
     index_of(member("a", b"x") * 10 + END, limits)
     for one in (
         member("a"),
         header("x", tarfile.GNUTYPE_LONGNAME, 0),
         member("d", kind=tarfile.DIRTYPE),
     ):
-        with pytest.raises(MalformedInput, match="more than 10 members"):
+        with pytest.raises(MalformedInput, match="members of 11, where 10 are allowed"):
             index_of(one * 11 + END, limits)
 
 

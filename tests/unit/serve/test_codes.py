@@ -27,6 +27,7 @@ def test_every_error_of_the_tree_has_a_row() -> None:
         (errors.AlreadyExists("k"), "ALREADY_EXISTS", "k: already exists"),
         (errors.FailedPrecondition("k"), "FAILED_PRECONDITION", "k: failed precondition"),
         (errors.DigestMismatch("a", "b", 3), "INVALID_ARGUMENT", None),
+        (errors.LimitExceeded("entries", 3, 2), "INVALID_ARGUMENT", None),
         (errors.CorruptStore("chunk 7"), "DATA_LOSS", "chunk 7"),
         (errors.StoreFull("no room"), "RESOURCE_EXHAUSTED", "no room"),
         (OSError(errno.ENOSPC, "full"), "RESOURCE_EXHAUSTED", "[Errno 28] full"),
