@@ -1,7 +1,7 @@
 # make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
 # make test                            set up, then everything that has to pass
 #
-# Also: setup, lint, check (= lint + test), bench, compare, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Also: setup, lint, check (= lint + test), soak, bench, compare, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
 # Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check bench compare bench-smoke crash-states sanitize wheel proto clean
+.PHONY: setup demo test lint check soak bench compare bench-smoke crash-states sanitize wheel proto clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -45,11 +45,16 @@ compare: $(READY)
 
 bench-smoke: $(READY)
 	$(BIN)/python -m benchmarks.bench_ingest --peers none --rounds 1
+	$(BIN)/python -m benchmarks.bench_gc --chunks 200000 --layers 1000
 	$(BIN)/pytest -q benchmarks/bench_kernels.py --benchmark-max-time=0.02 --benchmark-min-rounds=1
 
 # Every disk that a crash may leave of each operation (the tests check a sample); the table goes into docs/durability.md.
 crash-states: $(READY)
 	$(BIN)/python -m tests.faults.crash --write
+
+# Ten minutes of random work by four processes, with garbage collection among it; fails if a byte is lost or leaked.
+soak: $(READY)
+	$(BIN)/python -m tests.faults.soak --seconds 600 --operations 100000
 
 # The C kernels under libFuzzer, ASan and UBSan; then the tests of the kernels against an extension built with them.
 sanitize: $(READY)
