@@ -32,7 +32,7 @@ from layerstore.store import files
 from layerstore.store.catalog import Catalog
 from layerstore.store.condemned import CondemnedTable
 from layerstore.store.layout import GARBAGE_COLLECTED
-from layerstore.store.reach import NumberSet, Records, records_of, stream_numbers
+from layerstore.store.reach import NumberSet, records_of, stream_numbers
 from layerstore.store.roots import expire_leases, read_roots
 from layerstore.store.sessionstate import (
     SessionRecord,
@@ -124,7 +124,7 @@ def estimate_garbage(
     with store.hold(everything=True), store.read() as txn:
         roots = read_roots(store, txn)
         kept = {target for name, target in store.catalog.refs(txn) if name not in names}
-        live = records_of(store, {*kept, *(roots.images - gone), *roots.used})
+        live = records_of(store, {*kept, *(roots.images - gone), *roots.used}, txn)
         layers = {d: record.stretches for d, record in store.catalog.layers(txn)}
         blobs = {d: record.stretches for d, record in store.catalog.blobs(txn)}
         marks = NumberSet(store.index.count(txn))
@@ -195,32 +195,29 @@ class _Collector:
         reclaim_dead_sessions(store.layout, store.database, store.chunkfile)
 
     def _delete_records(self) -> None:
-        """Delete records that no root leads to; a root that comes meanwhile is followed first."""
+        """Delete records that no root leads to; where a root comes meanwhile, all is looked at again."""
         store = self._store
-        live = Records(set(), set(), set())
-        followed: set[Digest] = set()
         while True:
             self._at(GcStep.RECORDS)
+            # All in one transaction: what a target leads to may have been absent the last time.
             with store.read() as txn:
                 roots = read_roots(store, txn)
+                if roots.everything:
+                    return
+                targets = roots.targets()
+                live = records_of(store, targets, txn)
                 layers = [DiffID(from_raw(key)) for key in _keys(store, txn, "layers")]
                 blobs = [from_raw(key) for key in _keys(store, txn, "blobs")]
-            if roots.everything:
-                return
-            fresh = roots.targets() - followed
-            for all_, more in zip(live, records_of(store, fresh), strict=True):
-                all_ |= more  # type: ignore[operator]  # two kinds of digests
-            followed |= fresh
             # A blob goes before its layer: one that is there has its layer.
             if self._delete(
                 [digest for digest in blobs if digest not in live.blobs],
                 [diff_id for diff_id in layers if diff_id not in live.layers],
-                followed,
+                targets,
             ):
                 return
 
     def _delete(
-        self, blobs: list[Digest], layers: list[DiffID], followed: AbstractSet[Digest]
+        self, blobs: list[Digest], layers: list[DiffID], targets: AbstractSet[Digest]
     ) -> bool:
         """Delete records; False if there is a root that was not followed, and what is left has to be looked at again."""
         catalog = self._store.catalog
@@ -228,7 +225,7 @@ class _Collector:
         while blobs or layers:
             with self._pace.write() as txn:
                 roots = read_roots(self._store, txn)
-                if roots.everything or roots.targets() - followed:
+                if roots.everything or roots.targets() - targets:
                     return False
                 for _ in range(self._pace.rows):
                     if blobs:

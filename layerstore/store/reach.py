@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import Digest
     from layerstore.store.catalog import BlobRecord, Stretch
+    from layerstore.store.database import Transaction
     from layerstore.store.store import Store
 
 __all__ = ["NumberSet", "Reach", "Records", "records_of", "stream_numbers"]
@@ -55,8 +57,12 @@ class Records(NamedTuple):
     layers: set[DiffID]
 
 
-def records_of(store: Store, targets: Iterable[Digest]) -> Records:
+def records_of(
+    store: Store, targets: Iterable[Digest], within: Transaction | None = None
+) -> Records:
     """All records that these digests lead to: each may be of a manifest, an index, a layer or any blob.
+
+    As the transaction `within` sees them, or as they are by now.
 
     Raises: CorruptStore: a document is damaged, so that nobody can say what it names.
     """
@@ -64,7 +70,7 @@ def records_of(store: Store, targets: Iterable[Digest]) -> Records:
     pending = list(targets)
     while pending:
         digest = pending.pop()
-        with store.read() as txn:
+        with nullcontext(within) if within is not None else store.read() as txn:
             layer = store.catalog.layer(txn, DiffID(digest))
             blob = store.catalog.blob(txn, digest)
             image = store.catalog.image(txn, digest)

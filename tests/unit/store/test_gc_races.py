@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from layerstore.store.session import WriteSession
+    from layerstore.store.sessionstate import Hold
 
 _FAST = Path("/dev/shm")  # syncs cost nothing there, and these are many small stores
 _TAR = layer_tar({"usr/lib/a.so": payload(1, 60_000), "etc/b": payload(2, 500)})
@@ -211,6 +212,24 @@ def _record(
         kept = BlobRecord(len(data), Wrapping.KEPT, None, "none", (stretch,))
         session.catalog.put_blob(txn, digest_of(data), kept)
         session.catalog.put_ref(txn, f"docker.io/library/a:{times}", digest_of(data))
+
+
+def test_bug_a_layer_that_came_after_its_hold_was_followed_was_deleted(store: LayerStore) -> None:
+    _garbage(store)
+    other = DiffID(digest_of(layer_tar({"x": b"y"})))
+    with store.store.begin() as session:
+        session.hold([other])  # it is not there yet, when the roots are followed for the first time
+        holds: list[Hold] = []
+
+        def at(step: GcStep) -> None:
+            if step is GcStep.DELETE and not holds:
+                holds.append(store.store.hold(digest_of(b"a new root: look again")))
+                expected = Expected("layer", diff_id=other)
+                tar = io.BytesIO(layer_tar({"x": b"y"}))
+                ingest_layer(tar, expected, Compression.NONE, session)
+
+        collect_garbage(store.store, at=at)
+        assert b"".join(store.iter_layer(other)) == layer_tar({"x": b"y"})
 
 
 def test_a_killed_session_keeps_nothing_waiting(store: LayerStore) -> None:
