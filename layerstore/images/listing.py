@@ -222,7 +222,9 @@ class _Sharing:
     def __init__(self, store: Store, layers: Mapping[DiffID, LayerRecord]) -> None:
         self._store = store
         self._chunks = {
-            diff_id: _distinct_chunks(store, record) for diff_id, record in layers.items()
+            diff_id: chunks
+            for diff_id, record in layers.items()
+            if (chunks := _chunks_if_there(store, diff_id, record)) is not None
         }
         total = max((int(row[-1]) + 1 for row in self._chunks.values() if len(row)), default=1)
         self._holders = np.zeros(total, "u4")
@@ -243,6 +245,19 @@ class _Sharing:
             if other != diff_id and np.isin(mine[is_shared], row, assume_unique=True).any()
         )
         return len(mine), int(encoded.sum()), int(encoded[is_shared].sum()), others
+
+
+def _chunks_if_there(
+    store: Store, diff_id: DiffID, record: LayerRecord
+) -> npt.NDArray[np.uint64] | None:
+    """A layer's chunks; None if it was removed meanwhile: another image's, as nobody holds them for this."""
+    try:
+        return _distinct_chunks(store, record)
+    except CorruptStore:
+        with store.read() as txn:
+            if store.catalog.layer(txn, diff_id) == record:
+                raise
+        return None
 
 
 def _distinct_chunks(store: Store, record: LayerRecord) -> npt.NDArray[np.uint64]:

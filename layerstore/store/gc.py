@@ -59,7 +59,7 @@ __all__ = ["GcReport", "GcStep", "collect_garbage", "estimate_garbage"]
 _AIM_S = 0.010  # for how long a batch may keep other writers waiting, about
 _FIRST_ROWS = 256
 _MAX_ROWS = 16384
-_WINDOW = 1 << 18  # candidates that are sorted at once
+_WINDOW = 1 << 20  # candidates that are sorted at once: 40 MB
 
 
 class GcStep(StrEnum):
