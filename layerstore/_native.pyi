@@ -29,3 +29,31 @@ def cut(
 def hash_many(data: ReadableBuffer, spans: ReadableBuffer, /) -> bytes: ...
 def blake3(data: ReadableBuffer, /) -> bytes: ...
 def tar_scan(data: ReadableBuffer, offset: int, /) -> tuple[bytes, int, int]: ...
+def gzip_split(
+    data: ReadableBuffer,
+    bit: int,
+    is_last: bool,
+    state: int,
+    history: ReadableBuffer,
+    position: int,
+    wanted: int,
+    family: int,
+    level: int,
+    block: int,
+    header: ReadableBuffer,
+    /,
+) -> tuple[int, int, int, int, bytes, int, bytes]: ...
+def gzip_join(
+    recipe: ReadableBuffer,
+    text: ReadableBuffer,
+    start: int,
+    end: int,
+    position: int,
+    family: int,
+    level: int,
+    block: int,
+    header: ReadableBuffer,
+    first_bit: int,
+    bit_size: int,
+    /,
+) -> bytes: ...

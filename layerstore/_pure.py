@@ -23,13 +23,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from blake3 import blake3 as _blake3
 
+from layerstore.errors import Unsupported
+
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
 
-__all__ = ["ABI", "GEAR", "blake3", "cut", "cut_hash", "hash_many", "simd", "tar_scan"]
+__all__ = [
+    "ABI",
+    "GEAR",
+    "blake3",
+    "cut",
+    "cut_hash",
+    "gzip_join",
+    "gzip_split",
+    "hash_many",
+    "simd",
+    "tar_scan",
+]
 
-ABI: Final = 1
+ABI: Final = 2
 
 _GEAR = np.array(
     [
@@ -56,6 +71,12 @@ _UNPARSED = 1
 _SPECIAL_KEYS = (b"size=", b"GNU.sparse", b"hdrcharset")
 
 
+_NO_GZIP = (
+    "regenerating gzip needs the native kernels: install a compiler (Debian: gcc, python3-dev) and "
+    "reinstall layerstore, or use a wheel that has them"
+)
+
+
 class _Rule(NamedTuple):
     """Checked cut parameters; `strict` and `loose` are exclusive upper bounds of the hash."""
 
@@ -64,6 +85,16 @@ class _Rule(NamedTuple):
     max_size: int
     strict: int
     loose: int
+
+
+def gzip_split(*_: object) -> NoReturn:
+    """Needs the native kernels: modelling encoders byte by byte would take hours here."""
+    raise Unsupported(_NO_GZIP)
+
+
+def gzip_join(*_: object) -> NoReturn:
+    """Needs the native kernels, as `gzip_split`."""
+    raise Unsupported(_NO_GZIP)
 
 
 def simd() -> str:

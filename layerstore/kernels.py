@@ -12,6 +12,7 @@ caller must not change the data meanwhile (the results would be meaningless, not
 C-contiguous buffer is accepted and let go before the call returns. Integers in results and in
 `spans` are little endian on every machine: read them with `numpy.frombuffer(b, "<u4")` or `struct`.
 
+What needs the native kernels raises `Unsupported` in the pure ones; it says so.
 Bad arguments are `ValueError`, objects without a buffer `TypeError`; both kernels use the same text.
 """
 
@@ -34,12 +35,14 @@ __all__ = [
     "blake3",
     "cut",
     "cut_hash",
+    "gzip_join",
+    "gzip_split",
     "hash_many",
     "simd",
     "tar_scan",
 ]
 
-ABI: Final = 1
+ABI: Final = 2
 """The interface described here; a compiled extension with another number is stale and not used."""
 
 
@@ -75,6 +78,36 @@ class Kernels(Protocol):
     def hash_many(self, data: ReadableBuffer, spans: ReadableBuffer, /) -> bytes: ...
     def blake3(self, data: ReadableBuffer, /) -> bytes: ...
     def tar_scan(self, data: ReadableBuffer, offset: int, /) -> tuple[bytes, int, int]: ...
+    def gzip_split(
+        self,
+        data: ReadableBuffer,
+        bit: int,
+        is_last: bool,
+        state: int,
+        history: ReadableBuffer,
+        position: int,
+        wanted: int,
+        family: int,
+        level: int,
+        block: int,
+        header: ReadableBuffer,
+        /,
+    ) -> tuple[int, int, int, int, bytes, int, bytes]: ...
+    def gzip_join(
+        self,
+        recipe: ReadableBuffer,
+        text: ReadableBuffer,
+        start: int,
+        end: int,
+        position: int,
+        family: int,
+        level: int,
+        block: int,
+        header: ReadableBuffer,
+        first_bit: int,
+        bit_size: int,
+        /,
+    ) -> bytes: ...
 
 
 def cut_hash(
@@ -172,6 +205,82 @@ def tar_scan(data: ReadableBuffer, offset: int) -> tuple[bytes, int, int]:
     Source: POSIX pax, "ustar Interchange Format"; GNU tar, "Basic Tar Format" and "Extensions".
     """
     return _chosen.tar_scan(data, offset)
+
+
+def gzip_split(
+    data: ReadableBuffer,
+    bit: int,
+    is_last: bool,
+    state: int,
+    history: ReadableBuffer,
+    position: int,
+    wanted: int,
+    family: int,
+    level: int,
+    block: int,
+    header: ReadableBuffer,
+) -> tuple[int, int, int, int, bytes, int, bytes]:
+    """Split the next segment of a gzip stream into plain bytes and a recipe. Native only: else `Unsupported`.
+
+    Args:
+        data: compressed bytes.
+        bit: where in `data` the segment begins.
+        is_last: whether the stream ends with `data`.
+        state: how the segment begins: bit 0, with a gzip header; bit 1, behind a literal. 1 at first.
+        history: the plain bytes before the segment, 128 KiB or as many as there are.
+        position: plain bytes of the segment's member that lie before it.
+        wanted: plain bytes; the segment ends with the first deflate block behind them. At most 8 MiB.
+        family: of the model, see native/deflate_model.h.
+        level: of the model.
+        block: bytes that the encoder compresses by themselves; 0 if all.
+        header: the gzip header that members are expected to have.
+
+    Returns:
+        `(status, bit, state, position, plain, ahead, recipe)`: 0, where and how the next segment begins, the plain
+        bytes, how many bytes behind them `gzip_join` needs, the recipe. Status 1: the segment does not end in `data`;
+        2: no gzip, or more than 8 MiB in one deflate block; the rest is empty then.
+    """
+    return _chosen.gzip_split(
+        data, bit, is_last, state, history, position, wanted, family, level, block, header
+    )
+
+
+def gzip_join(
+    recipe: ReadableBuffer,
+    text: ReadableBuffer,
+    start: int,
+    end: int,
+    position: int,
+    family: int,
+    level: int,
+    block: int,
+    header: ReadableBuffer,
+    first_bit: int,
+    bit_size: int,
+) -> bytes:
+    """Join a segment of a gzip stream from its plain bytes and its recipe. Native only: else `Unsupported`.
+
+    Args:
+        recipe: what `gzip_split` gave.
+        text: history, segment and what is ahead of it, exactly as long as they were then.
+        start: where in `text` the segment begins.
+        end: where it ends.
+        position: as in `gzip_split`, before the segment.
+        family: of the model.
+        level: of the model.
+        block: of the model.
+        header: as in `gzip_split`.
+        first_bit: 0 to 7: where in its first byte the segment begins; the bits below are 0.
+        bit_size: bits of the segment.
+
+    Returns:
+        The bytes that the segment lies in; its last one may go on with the next segment.
+
+    Raises: ValueError: the recipe does not belong to these bytes. Not every damage is seen: compare a digest.
+    """
+    return _chosen.gzip_join(
+        recipe, text, start, end, position, family, level, block, header, first_bit, bit_size
+    )
 
 
 def simd() -> str:

@@ -11,10 +11,14 @@
 #include "bytes.h"
 #include "chunker.h"
 #include "gear.h"
+#include "gzip_recipe.h"
 #include "simd.h"
 #include "tarscan.h"
 
-enum { ABI = 1, RULE_ARGS = 5 };
+enum { ABI = 2, RULE_ARGS = 5, MODEL_ARGS = 3 };
+
+/* Plain bytes behind a segment that a model looks at; room for the block that ends a segment. */
+enum { SPLIT_AHEAD = 512, SPLIT_ROOM = 256 << 10 };
 
 static const char *const LEVELS[] = {"portable", "avx2", "avx512"};
 
@@ -284,6 +288,197 @@ static PyObject *tar_scan(PyObject *module, PyObject *const *args, Py_ssize_t co
     return result;
 }
 
+/* An integer argument from 0 to `most`. */
+static int get_bounded(PyObject *object, const char *name, long long most, uint64_t *value) {
+    long long got;
+    if (get_integer(object, &got)) {
+        return -1;
+    }
+    if (got < 0 || got > most) {
+        PyErr_Format(PyExc_ValueError, "%s must be between 0 and %lld", name, most);
+        return -1;
+    }
+    *value = (uint64_t)got;
+    return 0;
+}
+
+static int get_model(PyObject *const *args, model_choice *choice) {
+    uint64_t family, level, block;
+    if (get_bounded(args[0], "family", 255, &family) || get_bounded(args[1], "level", 255, &level) ||
+        get_bounded(args[2], "block", 1 << 30, &block)) {
+        return -1;
+    }
+    *choice = (model_choice){(uint8_t)family, (uint8_t)level, (uint32_t)block};
+    if (!model_is_known(choice)) {
+        PyErr_Format(PyExc_ValueError, "no model of family %d, level %d", choice->family, choice->level);
+        return -1;
+    }
+    return 0;
+}
+
+/* Copies: what was checked is what is used. */
+typedef struct {
+    deflate_segment segment;
+    model_choice choice;
+    uint64_t position;
+    unsigned state;
+    uint8_t *recipe;
+    size_t recipe_size;
+} split_job;
+
+static int get_split(PyObject *const *args, split_job *job, const Py_buffer *data,
+                     const Py_buffer *history) {
+    uint64_t bit, state, wanted;
+    int is_last = PyObject_IsTrue(args[2]);
+    if (is_last < 0 || get_bounded(args[1], "bit", (long long)data->len * 8, &bit) ||
+        get_bounded(args[3], "state", 3, &state) ||
+        get_bounded(args[5], "position", 1LL << 62, &job->position) ||
+        get_bounded(args[6], "wanted", PARSE_MAX_PLAIN, &wanted) || get_model(args + 7, &job->choice)) {
+        return -1;
+    }
+    if (history->len > PARSE_MAX_PLAIN) {
+        PyErr_SetString(PyExc_ValueError, "the history is too long");
+        return -1;
+    }
+    size_t before = (size_t)history->len;
+    job->state = (unsigned)state;
+    job->segment = (deflate_segment){
+        .data = data->buf,
+        .size = (size_t)data->len,
+        .is_last = is_last,
+        .bit = bit,
+        .at_header = state & GZIP_AT_HEADER,
+        .history = before,
+        .floor = job->position < before ? before - (size_t)job->position : 0,
+        .wanted = (size_t)wanted,
+        .ahead = SPLIT_AHEAD,
+    };
+    return 0;
+}
+
+static enum deflate_parse_status run_split(split_job *job, const Py_buffer *history,
+                                           const Py_buffer *header) {
+    deflate_segment *segment = &job->segment;
+    segment->plain_room = segment->history + segment->wanted + SPLIT_ROOM;
+    segment->plain = malloc(segment->plain_room);
+    if (!segment->plain) {
+        return PARSE_NO_MEMORY;
+    }
+    memcpy(segment->plain, history->buf, segment->history);
+    enum deflate_parse_status status = deflate_parse(segment);
+    if (status == PARSE_OK &&
+        gzip_recipe_encode(segment, &job->choice, &job->position, &job->state, header->buf,
+                           (size_t)header->len, &job->recipe, &job->recipe_size)) {
+        status = PARSE_NO_MEMORY;
+    }
+    return status;
+}
+
+static PyObject *split_views(PyObject *const *args, const Py_buffer *data, const Py_buffer *history,
+                             const Py_buffer *header) {
+    split_job job = {0};
+    if (get_split(args, &job, data, history)) {
+        return NULL;
+    }
+    enum deflate_parse_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = run_split(&job, history, header);
+    Py_END_ALLOW_THREADS
+    const deflate_segment *segment = &job.segment;
+    PyObject *result = NULL;
+    if (status == PARSE_NO_MEMORY) {
+        PyErr_NoMemory();
+    } else if (status != PARSE_OK) {
+        result = Py_BuildValue("iKIKy#ny#", (int)status, 0ULL, 0, 0ULL, "", (Py_ssize_t)0, (Py_ssize_t)0,
+                               "", (Py_ssize_t)0);
+    } else {
+        result = Py_BuildValue("iKIKy#ny#", (int)status, (unsigned long long)segment->bit, job.state,
+                               (unsigned long long)job.position, segment->plain + segment->history,
+                               (Py_ssize_t)(segment->end - segment->history),
+                               (Py_ssize_t)(segment->plain_size - segment->end),
+                               job.recipe ? (const char *)job.recipe : "", (Py_ssize_t)job.recipe_size);
+    }
+    deflate_segment_free(&job.segment);
+    free(job.recipe);
+    return result;
+}
+
+static PyObject *gzip_split(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    Py_buffer data, history, header;
+    if (check_count("gzip_split", count, 8 + MODEL_ARGS) || get_buffer(args[0], &data)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (get_buffer(args[4], &history) == 0) {
+        if (get_buffer(args[7 + MODEL_ARGS], &header) == 0) {
+            result = split_views(args, &data, &history, &header);
+            PyBuffer_Release(&header);
+        }
+        PyBuffer_Release(&history);
+    }
+    PyBuffer_Release(&data);
+    return result;
+}
+
+static PyObject *join_views(PyObject *const *args, const Py_buffer *recipe, const Py_buffer *text,
+                            const Py_buffer *header) {
+    gzip_join job = {.text = {.data = text->buf, .size = (size_t)text->len},
+                     .recipe = recipe->buf,
+                     .recipe_size = (size_t)recipe->len,
+                     .header = header->buf,
+                     .header_size = (size_t)header->len};
+    uint64_t start, end, position, first_bit, bit_size;
+    long long size = text->len;
+    if (get_bounded(args[2], "start", size, &start) || get_bounded(args[3], "end", size, &end) ||
+        get_bounded(args[4], "position", 1LL << 62, &position) || get_model(args + 5, &job.choice) ||
+        get_bounded(args[9], "first_bit", 7, &first_bit) ||
+        get_bounded(args[10], "bit_size", 1LL << 40, &bit_size)) {
+        return NULL;
+    }
+    if (start > end || size > 1 << 30) {
+        PyErr_SetString(PyExc_ValueError, "start must not be behind end, nor the text over 1 GiB");
+        return NULL;
+    }
+    job.text.start = (size_t)start;
+    job.text.position = position;
+    job.end = (size_t)end;
+    job.first_bit = (unsigned)first_bit;
+    job.bit_size = bit_size;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = gzip_recipe_join(&job);
+    Py_END_ALLOW_THREADS
+    if (failed == GZIP_JOIN_NO_MEMORY) {
+        return PyErr_NoMemory();
+    }
+    if (failed) {
+        PyErr_SetString(PyExc_ValueError, "the recipe does not belong to these bytes");
+        return NULL;
+    }
+    PyObject *result = bytes_of(job.bytes, job.size);
+    free(job.bytes);
+    return result;
+}
+
+static PyObject *gzip_join_segment(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    Py_buffer recipe, text, header;
+    if (check_count("gzip_join", count, 8 + MODEL_ARGS) || get_buffer(args[0], &recipe)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (get_buffer(args[1], &text) == 0) {
+        if (get_buffer(args[8], &header) == 0) {
+            result = join_views(args, &recipe, &text, &header);
+            PyBuffer_Release(&header);
+        }
+        PyBuffer_Release(&text);
+    }
+    PyBuffer_Release(&recipe);
+    return result;
+}
+
 static PyObject *simd(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
@@ -310,6 +505,8 @@ static PyMethodDef methods[] = {
     {"hash_many", (PyCFunction)(void (*)(void))hash_many, METH_FASTCALL, NULL},
     {"blake3", blake3, METH_O, NULL},
     {"tar_scan", (PyCFunction)(void (*)(void))tar_scan, METH_FASTCALL, NULL},
+    {"gzip_split", (PyCFunction)(void (*)(void))gzip_split, METH_FASTCALL, NULL},
+    {"gzip_join", (PyCFunction)(void (*)(void))gzip_join_segment, METH_FASTCALL, NULL},
     {"simd", simd, METH_NOARGS, NULL},
     {"set_simd", set_simd, METH_O, "Lower or restore the instruction set, for the whole process; for tests."},
     {NULL, NULL, 0, NULL},

@@ -576,7 +576,7 @@ def test_a_stale_extension_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "layerstore._native", Stale)
     assert kernels._load("auto")[0] == "pure"
-    with pytest.raises(Unsupported, match="have ABI 2, this version needs 1"):
+    with pytest.raises(Unsupported, match="have ABI 3, this version needs 2"):
         kernels._load("native")
 
 
