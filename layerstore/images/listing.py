@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerstore import emit
-from layerstore.errors import CorruptStore
+from layerstore.errors import CorruptStore, NotFound
 from layerstore.formats import oci
 from layerstore.images.lookup import find_image, manifests_of, names_by_target
 from layerstore.tree import HOLE
@@ -233,7 +233,9 @@ class _Sharing:
 
     def of(self, diff_id: DiffID) -> tuple[int, int, int, int]:
         """(distinct chunks, encoded bytes, of these shared, layers it shares with)."""
-        mine = self._chunks[diff_id]
+        mine = self._chunks.get(diff_id)
+        if mine is None:
+            raise NotFound(f"layer {diff_id} was removed meanwhile")
         if not len(mine):
             return 0, 0, 0, 0
         with self._store.read() as txn:
