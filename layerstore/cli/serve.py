@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_verb"]
 
+_WAKE_S = 0.2
+
 
 @click.group("serve", short_help="Run a service.")
 def serve_verb() -> None:
@@ -84,8 +86,12 @@ def _snapshotter(
     manager = os.environ.pop("NOTIFY_SOCKET", "")
     with settings.open_for_writing(create=True) as store, snapshotter_daemon(store, options):
         _say_ready(manager, ready_fd)
+        # The kernel may give a signal to any thread, gRPC's too, and then wakes only that one; the handler that
+        # raises runs here, as soon as this thread wakes.
+        never = threading.Event()
         with suppress(Stopped):
-            threading.Event().wait()
+            while not never.wait(_WAKE_S):
+                pass
         # A second signal ends the process as it would any: what is not acknowledged is not there.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
