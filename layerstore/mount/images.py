@@ -2,7 +2,7 @@
 
     ready_images(stack)  ->  metadata image (one a stack)  +  numbers of the data images that have its contents
 
-Every content lives in exactly one data image of the store, so that the kernel has one inode, and one page cache, for it
+Every content is read from one data image of the store, so that the kernel has one inode, and one page cache, for it
 whatever images show it. What a stack has that no data image has yet goes into a new data image. Images never change;
 a data image that is damaged is given up, and what was in it goes into new ones.
 
@@ -12,6 +12,7 @@ A data image is durable before its rows in `contents` are; metadata images are a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ __all__ = [
 
 _WRITER = b"layerstore metadata image 2\n"  # a change of the writer's output is a new number
 _NAME = 32
+_MOST_DATA = 64  # data images of one stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +212,21 @@ def _place_contents(
         hashes = {number: table.image_hash(txn, number) for number in set(found.values())}
     lost = {number for number, known in hashes.items() if not _is_whole(places, number, known)}
     _give_up(store, sorted(lost))
-    used = set(found.values()) - lost
-    missing = [name for name in wanted if found.get(name, 0) in lost or name not in found]
+    used = _worth_mounting([number for number in found.values() if number not in lost])
+    missing = [name for name in wanted if found.get(name, 0) not in used]
     if missing:
         used.add(_add_data_image(store, places, tree, contents, missing))
     return tuple(sorted(used))
+
+
+def _worth_mounting(numbers: list[int]) -> set[int]:
+    """The data images to read from, given that of each content.
+
+    One stack may not need too many, as overlayfs takes 500 layers: what is in those with the fewest of its contents
+    then goes into a new one, for all stacks to come.
+    """
+    by_use = [number for number, _ in Counter(numbers).most_common()]
+    return set(by_use if len(by_use) <= _MOST_DATA else by_use[: _MOST_DATA // 2])
 
 
 def _is_whole(places: Places, number: int, image_hash: bytes | None) -> bool:

@@ -32,16 +32,17 @@ from layerstore.mount.fuse import FuseDriver
 from layerstore.mount.images import check_stack
 from layerstore.mount.mountinfo import boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.objects import ObjectsDriver
-from layerstore.mount.overlay import sweep_shared
+from layerstore.mount.overlay import mount_merged, sweep_shared
 from layerstore.mount.places import Places
 from layerstore.store.mountstate import MountRecord, MountTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
     from layerstore.digest import DiffID
     from layerstore.mount.driver import Driver
+    from layerstore.store.database import Transaction
     from layerstore.store.store import Store
 
 __all__ = [
@@ -51,8 +52,10 @@ __all__ = [
     "Mount",
     "MountInfo",
     "MountOptions",
+    "NeededLowers",
     "choose_driver",
     "hold_lower",
+    "is_held",
     "list_mounts",
     "mount_stack",
     "release_lowers",
@@ -66,7 +69,9 @@ DRIVERS: dict[str, Driver] = {
 }
 """In the order in which `auto` tries them."""
 
-_HOLD = "hold"  # in place of a driver: the record keeps lower layers mounted, and shows nothing
+# In place of a driver: the record keeps lower layers mounted for overlays of others, apart or as one directory.
+_HOLD, _HOLD_MERGED = "hold", "hold-merged"
+_HOLDS = (_HOLD, _HOLD_MERGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +109,36 @@ class MountInfo:
 
 
 class HeldLower(NamedTuple):
-    """Lower layers that stay mounted: the tree, and the data-only layers that its files redirect to."""
+    """Lower layers that stay mounted.
+
+    Attributes:
+        root: the tree.
+        data: data-only layers that its files redirect to; none if they have their contents themselves.
+        number: of the record that holds them.
+    """
 
     root: Path
     data: tuple[Path, ...]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeededLowers:
+    """Stacks of layers that overlays of others stand on, or soon may.
+
+    Attributes:
+        used: by what may be mounted at any moment.
+        kept: by nobody now; held apart they stay, so that the next one finds them, and their pages, in memory.
+    """
+
+    used: Collection[tuple[str, ...]] = ()
+    kept: Collection[tuple[str, ...]] = ()
+
+    def has(self, record: MountRecord) -> bool:
+        """Whether a held stack is among them."""
+        if record.diff_ids in self.used:
+            return True
+        return record.driver == _HOLD and record.diff_ids in self.kept
 
 
 class Mount:
@@ -253,10 +284,12 @@ def choose_driver(store: Store, options: MountOptions) -> tuple[Driver, str]:
     raise Unsupported(f"no driver works here ({'; '.join(passed)})")
 
 
-def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
-    """Keep the lower layers of a stack mounted, for overlays that somebody else mounts; at most until the next boot.
+def hold_lower(store: Store, diff_ids: Sequence[DiffID], *, merged: bool = False) -> HeldLower:
+    """Keep the lower layers of a stack mounted, for overlays that somebody else mounts, until `release_lowers`.
 
     A second call for the same stack holds nothing more. See `overlay.overlay_options` for the options that they need.
+    Merged, they are one directory with everything in it, at the price of an overlay below the other one: Linux allows
+    no third.
 
     Raises: as `mount_stack`.
     """
@@ -272,7 +305,7 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
         MountRecord(
             "layerstore:hold",
             "",
-            _HOLD,
+            _HOLD_MERGED if merged else _HOLD,
             tuple(diff_ids),
             False,
             "",
@@ -284,26 +317,63 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID]) -> HeldLower:
             mount_namespace(),
         )
     )
+    data = tuple(places.data_mount(number) for number in needs.data)
     with places.mounting():
         live = _tidy(store, places)
-        known = [n for n, one in live.items() if one.driver == _HOLD and one.meta == needs.meta]
-        if not any(live[n].data == needs.data for n in known):
+        held = [
+            n
+            for n, one in live.items()
+            if (one.driver, one.meta, one.data) == (record.driver, needs.meta, needs.data)
+        ]
+        if held:
+            number = held[0]
+        else:
             with store.write() as txn:
                 check_stack(store, txn, diff_ids, record.meta)
-                MountTable(store.database).add(txn, record)
+                number = MountTable(store.database).add(txn, record)
         driver.mount(store, places, record)
-    data = tuple(places.data_mount(number) for number in needs.data)
-    return HeldLower(places.meta_mount(needs.meta), data)
+        if not merged:
+            return HeldLower(places.meta_mount(needs.meta), data, number)
+        mount_merged(places, needs.meta, data)
+    return HeldLower(places.merged_mount(needs.meta), (), number)
 
 
-def release_lowers(store: Store) -> None:
-    """Let go of everything that `hold_lower` holds in this namespace; overlays made of it go on."""
+def is_held(store: Store, held: HeldLower) -> bool:
+    """Whether it still is: its record is there, and it is mounted. No lock is taken.
+
+    Who asks after it has recorded that it needs the stack gets an answer that lasts: `release_lowers` reads what is
+    needed and deletes records in one transaction, before it unmounts.
+    """
+    with store.read() as txn:
+        if not MountTable(store.database).has(txn, held.number):
+            return False
+    return os.path.ismount(held.root)
+
+
+def release_lowers(
+    store: Store, is_needed: Callable[[Transaction], NeededLowers] = lambda txn: NeededLowers()
+) -> int:
+    """Let go of what `hold_lower` holds in this namespace and nobody needs; overlays made of it go on.
+
+    Returns how many were let go. `is_needed` is asked within the transaction that forgets the others.
+    """
     store.need_write()  # mounts are recorded
     places = Places.of(store.layout.root)
     places.make()
+    table = MountTable(store.database)
     with places.mounting():
-        held = {n: one for n, one in _tidy(store, places).items() if one.driver == _HOLD}
-        _forget(store, places, held)
+        held = {n: one for n, one in _tidy(store, places).items() if one.driver in _HOLDS}
+        if not held:
+            return 0
+        with store.write() as txn:
+            needed = is_needed(txn)
+            gone = {n: one for n, one in held.items() if not needed.has(one)}
+            for number in gone:
+                table.delete(txn, number)
+            left = dict(table.items(txn))
+        if gone:
+            _sweep(places, left)
+    return len(gone)
 
 
 def _tidy(store: Store, places: Places) -> dict[int, MountRecord]:
@@ -329,7 +399,7 @@ def _live(places: Places, records: dict[int, MountRecord]) -> list[int]:
         elif (record.boot, record.namespace) != (boot, namespace):
             is_there = False
         else:
-            is_there = record.driver == _HOLD or record.token in shown
+            is_there = record.driver in _HOLDS or record.token in shown
         if is_there:
             live.append(number)
     return live
@@ -356,15 +426,21 @@ def _forget(store: Store, places: Places, gone: dict[int, MountRecord]) -> None:
         for number in gone:
             table.delete(txn, number)
         left = dict(table.items(txn))
-    here = [one for one in left.values() if one.namespace == mount_namespace()]
-    sweep_shared(
-        places, {one.meta for one in here}, {number for one in here for number in one.data}
-    )
+    _sweep(places, left)
     for record in gone.values():
         if record.driver in DRIVERS:
             DRIVERS[record.driver].discard(places, record)
         if record.owns_upper:
             shutil.rmtree(record.upper, ignore_errors=True)
+
+
+def _sweep(places: Places, left: dict[int, MountRecord]) -> None:
+    """Unmount what no record of this namespace needs any more."""
+    here = [one for one in left.values() if one.namespace == mount_namespace()]
+    wanted = {places.meta_mount(one.meta) for one in here}
+    wanted |= {places.data_mount(number) for one in here for number in one.data}
+    wanted |= {places.merged_mount(one.meta) for one in here if one.driver == _HOLD_MERGED}
+    sweep_shared(places, wanted)
 
 
 def _info(record: MountRecord, reason: str = "") -> MountInfo:

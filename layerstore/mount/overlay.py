@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "copy_attributes",
+    "mount_merged",
     "mount_overlay",
     "mount_shared",
     "overlay_options",
@@ -99,13 +100,26 @@ def copy_attributes(source: Path, target: Path) -> None:
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
-def sweep_shared(places: Places, metas: Collection[str], data: Collection[int]) -> None:
-    """Unmount the private mounts that are not among those needed. Call it under the lock of mounts."""
-    wanted = {str(places.meta_mount(key)) for key in metas}
-    wanted |= {str(places.data_mount(number)) for number in data}
-    ours = (f"{places.run}/meta/", f"{places.run}/data/")
+def mount_merged(places: Places, meta: str, data: Sequence[Path]) -> None:
+    """Mount a stack, whole and read-only, at its private place, if it is not. Call it under the lock of mounts."""
+    place = places.merged_mount(meta)
+    place.mkdir(mode=0o700, exist_ok=True)
+    if os.path.ismount(place):
+        return
+    try:
+        mount_overlay(places, meta, data, place, token="layerstore:merged", upper=None)
+    except (LayerstoreError, OSError):
+        with suppress(OSError):
+            place.rmdir()
+        raise
+
+
+def sweep_shared(places: Places, wanted: Collection[Path]) -> None:
+    """Unmount the private mounts that are not among those wanted. Call it under the lock of mounts."""
+    kept = set(map(str, wanted))
+    ours = tuple(f"{places.run}/{kind}/" for kind in ("merged", "meta", "data"))
     for entry in reversed(read_mountinfo()):
-        if entry.target.startswith(ours) and entry.target not in wanted:
+        if entry.target.startswith(ours) and entry.target not in kept:
             # Somebody may look inside; lazily, it goes with him, and a mount made meanwhile is another one.
             unmount(Path(entry.target), lazy=True)
             with suppress(OSError):

@@ -7,7 +7,7 @@
       images/data-<n>.erofs      contents, over the chunk file       }
       objects/ab/<name>          contents as plain files             }
       uppers/<token>/{fs,work}   changes of writable mounts
-      run/data/<n>, run/meta/<key>, run/empty    private mount places; nothing in them outlives a boot
+      run/data/<n>, run/meta/<key>, run/merged/<key>, run/empty    private mount places; nothing in them outlives a boot
       run/lock, images/lock      flock
 
 The folders are the owner's only: what is below them is not to be reached around the permissions of a mount.
@@ -79,6 +79,10 @@ class Places:
         """Where a metadata image is mounted."""
         return self.run / "meta" / key
 
+    def merged_mount(self, key: str) -> Path:
+        """Where a stack is mounted whole."""
+        return self.run / "merged" / key
+
     def data_mount(self, number: int) -> Path:
         """Where a data image is mounted."""
         return self.run / "data" / str(number)
@@ -91,7 +95,7 @@ class Places:
         """Make the folders that are missing."""
         for path in (self.images, self.objects, self.run, self.root / "uppers"):
             path.mkdir(mode=0o700, exist_ok=True)
-        for path in (self.run / "meta", self.run / "data", self.empty):
+        for path in (self.run / "meta", self.run / "data", self.run / "merged", self.empty):
             path.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from layerstore.digest import DiffID
+    from layerstore.mount.mounter import NeededLowers
+    from layerstore.store.database import Transaction
 
 __all__ = ["Lower", "LowerProvider"]
 
@@ -29,9 +31,15 @@ class Lower:
 class LowerProvider(Protocol):
     """A way to show stacks of layers. Thread safety: all methods, from any thread."""
 
-    def lower(self, diff_ids: Sequence[DiffID]) -> Lower:
-        """Show a stack (not empty), bottom first; the second time is quick. It stays at least until it is mounted.
+    def lower(self, diff_ids: Sequence[DiffID], *, in_one: bool = False) -> Lower:
+        """Show a stack (not empty), bottom first; the second time is quick. It stays while `release` hears of it.
+
+        `in_one`: as one directory, without data layers.
 
         Raises: NotFound: a layer. Unsupported: this machine cannot. CorruptStore, StoreFull.
         """
+        ...
+
+    def release(self, is_needed: Callable[[Transaction], NeededLowers]) -> None:
+        """Let go of the stacks that nobody needs; the function is asked when nothing can change any more."""
         ...

@@ -26,9 +26,11 @@ from layerstore.tree import Kind
 from layerstore.view import open_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from layerstore.digest import DiffID
+    from layerstore.mount.mounter import NeededLowers
+    from layerstore.store.database import Transaction
     from layerstore.store.store import Store
     from layerstore.view import View
 
@@ -46,8 +48,12 @@ class PlainLowers:
         self._root = store.layout.root / "lowers"
         self._boot = self._root / _BOOT_ID.read_text().strip()
 
-    def lower(self, diff_ids: Sequence[DiffID]) -> Lower:
-        """The merged root of a stack. Raises: NotFound, CorruptStore, StoreFull: nothing stays behind."""
+    def lower(self, diff_ids: Sequence[DiffID], *, in_one: bool = False) -> Lower:
+        """The merged root of a stack, always one directory.
+
+        Raises: NotFound, CorruptStore, StoreFull: nothing stays behind.
+        """
+        del in_one
         final = self._boot / blake3.blake3("\n".join(diff_ids).encode()).hexdigest()
         if final.is_dir():
             return Lower(final)
@@ -62,6 +68,10 @@ class PlainLowers:
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return Lower(final)
+
+    def release(self, is_needed: Callable[[Transaction], NeededLowers]) -> None:
+        """Nothing: they are files, and go with the next boot."""
+        del is_needed
 
     def _forget_earlier_boots(self) -> None:
         for folder in self._root.iterdir():

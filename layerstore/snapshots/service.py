@@ -21,6 +21,7 @@ Source: containerd `core/snapshots/snapshotter.go`; its test suite; docs/snapsho
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,10 +36,17 @@ from layerstore.errors import (
 )
 from layerstore.formats.codecs import Compression
 from layerstore.ingest import Expected, IngestReport, ingest_layer
+from layerstore.mount.mounter import NeededLowers
 from layerstore.mount.upper import BlockReader, RootAttributes, iter_upper_tar
 from layerstore.snapshots.filters import parse_filters
 from layerstore.snapshots.merged import merged_view
-from layerstore.snapshots.specs import MountSpec, active_specs, view_specs
+from layerstore.snapshots.specs import (
+    MAX_OPTIONS,
+    MountSpec,
+    active_specs,
+    options_length,
+    view_specs,
+)
 from layerstore.store.snapstate import (
     SnapshotDirectories,
     SnapshotKind,
@@ -57,6 +65,9 @@ if TYPE_CHECKING:
     from layerstore.store.store import Store
 
 __all__ = ["Captured", "Info", "Snapshots", "Usage"]
+
+# containerd, BuildKit and what is built on them unpack a layer under such a key.
+_UNPACKING = re.compile(r"(?:.*/)?extract-\S+ sha256:[0-9a-f]{64}")
 
 MAX_KEY = 4096  # bytes
 MAX_LABEL = 4096  # bytes of a label's name and value, as containerd's
@@ -151,6 +162,7 @@ class Snapshots:
             record = self._commit_record(name, key, checked, captured, usage)
         # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
         self._directories.discard(record.id)
+        self._release_lowers()
         return _info(record)
 
     def _commit_record(
@@ -215,7 +227,7 @@ class Snapshots:
         Raises: FailedPrecondition, StoreFull: as `commit`.
         """
         session.hold(stack)
-        lower = self._lower(stack)
+        lower = self._lowers.lower(stack) if stack else None
         root = _root_of(lower)
         try:
             with merged_view(upper, lower) as merged:
@@ -236,7 +248,12 @@ class Snapshots:
             record = self._get(txn, key)
         if record.kind is SnapshotKind.COMMITTED:
             raise FailedPrecondition(f"snapshot {key} is not active: failed precondition")
-        lower = self._lower(record.stack)
+        specs = self._specs(record, self._lower(record.stack, key))
+        if options_length(specs) > MAX_OPTIONS:
+            specs = self._specs(record, self._lowers.lower(record.stack, in_one=True))
+        return specs
+
+    def _specs(self, record: SnapshotRecord, lower: Lower | None) -> list[MountSpec]:
         upper, work = self._directories.upper(record.id), self._directories.work(record.id)
         if record.kind is SnapshotKind.VIEW:
             return view_specs(upper, lower)
@@ -323,14 +340,17 @@ class Snapshots:
                 )
             self._table.delete(txn, record)
         self._directories.discard(record.id)
+        if record.kind is SnapshotKind.COMMITTED or not record.parent:
+            self._release_lowers()  # others leave their parent's to the next one; `cleanup` looks at all
 
     def cleanup(self) -> int:
-        """Delete directories that no snapshot has; returns how many there were."""
+        """Delete directories that no snapshot has, and unmount what none needs; returns how many directories."""
         with self._store.write() as txn:
             known = {record.id for record in self._table.records(txn)}
             gone = self._directories.disown_orphans(known)
         for path in gone:
             self._directories.delete(path)
+        self._release_lowers()
         return len(gone)
 
     def key_of_upper(self, upper: Path) -> str:
@@ -364,7 +384,7 @@ class Snapshots:
         stack = (*(base.stack if base else ()), *layers)
         root = None
         if kind is SnapshotKind.ACTIVE:
-            root = _root_of(self._lower(stack))
+            root = _root_of(self._lower(stack, keys[0]))
         made: list[SnapshotRecord] = []
         try:
             with self._store.write() as txn:
@@ -458,8 +478,31 @@ class Snapshots:
             size, entries = size + record.size, entries + record.entries
         return size, entries
 
-    def _lower(self, stack: Sequence[DiffID]) -> Lower | None:
-        return self._lowers.lower(stack) if stack else None
+    def _lower(self, stack: Sequence[DiffID], key: str) -> Lower | None:
+        """What the snapshot `key` stands on.
+
+        Who unpacks a layer writes to the upper directory itself, and looks the owner and mode of a directory that the
+        layer does not name up in all that `lowerdir=` has between colons. Between two of them that is the empty path,
+        the host's own root: so such a snapshot gets one directory (docs/snapshots.md).
+        """
+        if not stack:
+            return None
+        return self._lowers.lower(stack, in_one=_UNPACKING.fullmatch(key) is not None)
+
+    def _release_lowers(self) -> None:
+        """Unmount what no snapshot needs; where that fails, the next call does it."""
+        with suppress(LayerstoreError, OSError):
+            self._lowers.release(self._needed_lowers)
+
+    def _needed_lowers(self, txn: Transaction) -> NeededLowers:
+        """Stacks that may be mounted now, and those of images, on which the next container will stand."""
+        records = list(self._table.records(txn))
+        committed = [one for one in records if one.kind is SnapshotKind.COMMITTED]
+        inner = {one.parent_id for one in committed}
+        return NeededLowers(
+            {one.stack for one in records if one.kind is not SnapshotKind.COMMITTED},
+            {one.stack for one in committed if one.id not in inner},
+        )
 
 
 def _info(record: SnapshotRecord) -> Info:

@@ -14,16 +14,22 @@ Source: Linux, Documentation/filesystems/overlayfs.rst ("Data-only lower layers"
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from layerstore.snapshots.lower import Lower
 
-__all__ = ["MountSpec", "active_specs", "view_specs"]
+__all__ = ["MAX_OPTIONS", "MountSpec", "active_specs", "options_length", "view_specs"]
+
+# mount(2) takes a page of options; from 512 bytes less on, containerd's client rewrites `lowerdir` in a way that knows
+# nothing of data layers (its `mount_linux.go`).
+MAX_OPTIONS = 4096 - 512 - 1
 
 _SPECIAL = re.compile(r"([\\:,])")
 
@@ -53,6 +59,11 @@ def view_specs(empty: Path, lower: Lower | None) -> list[MountSpec]:
         return [MountSpec("bind", str(source), ("ro", "rbind"))]
     options = ("ro", "redirect_dir=follow", "metacopy=on", f"lowerdir={_lowerdir(lower)}")
     return [MountSpec("overlay", "overlay", options)]
+
+
+def options_length(specs: Sequence[MountSpec]) -> int:
+    """Bytes that the longest of the mounts has of options, as mount(2) takes them."""
+    return max(len(os.fsencode(",".join(spec.options))) for spec in specs)
 
 
 def _lowerdir(lower: Lower) -> str:

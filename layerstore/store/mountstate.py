@@ -84,6 +84,10 @@ class MountTable:
         """Forget a mount that is gone."""
         self._database.delete(txn, "mounts", pack_u64(number))
 
+    def has(self, txn: Transaction, number: int) -> bool:
+        """Whether a mount is recorded."""
+        return self._database.get(txn, "mounts", pack_u64(number)) is not None
+
     def items(self, txn: Transaction) -> Iterator[tuple[int, MountRecord]]:
         """All records, oldest first. Raises: CorruptStore."""
         for key, value in self._database.items(txn, "mounts"):
