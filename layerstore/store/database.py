@@ -116,6 +116,7 @@ class Database:
         self._changes: list[Change] = []  # of the one write transaction
         self._is_changed = False
         self._synced = Position.decode(None)
+        self._full: StoreFull | None = None  # what the last write has met, for whoever comes after
         with _translated(folder):
             lmdbfile.check_size(folder / "data.mdb")
             self._env = lmdb.open(
@@ -193,19 +194,36 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A snapshot of all tables. Keep it short: what a reader can see is not reused."""
-        with _translated(self._folder), self._begin(write=False) as txn:
+        with self._full_remembered(), _translated(self._folder), self._begin(write=False) as txn:
             yield txn
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The one write transaction: durable when the block ends, undone when it raises."""
-        with _translated(self._folder), self._begin(write=True) as txn:
+        with (
+            self._full_remembered(),
+            _translated(self._folder),
+            self._begin(write=True) as txn,
+        ):
             self._changes, self._is_changed = [], False
             yield txn
             if self._is_changed:
                 position = self._journal_changes(txn)
         if self._is_changed and position.end - position.synced > _SYNC_JOURNAL:
             self.sync_journal()
+
+    @contextmanager
+    def _full_remembered(self) -> Iterator[None]:
+        """LMDB gives up on an environment whose root page it could not write: why is known from that write only."""
+        try:
+            yield
+        except StoreFull as error:
+            self._full = error
+            raise
+        except FailedPrecondition as error:
+            if self._full is None or not isinstance(error.__cause__, lmdb.PanicError):
+                raise
+            raise StoreFull(f"{self._full}; {error}") from error
 
     @contextmanager
     def _begin(self, *, write: bool) -> Iterator[Transaction]:
