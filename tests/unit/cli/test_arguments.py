@@ -61,7 +61,7 @@ def test_every_verb_helps(verb: str) -> None:
     result = CliRunner().invoke(cli, [verb, "--help"])
     assert result.exit_code == 0, result.output
     assert f"Usage: cli {verb}" in result.stdout
-    assert "--format" in result.stdout
+    assert "--format" in result.stdout or verb == "serve"  # a service prints no result
 
 
 def test_help_lists_every_verb_with_what_it_is_for() -> None:
