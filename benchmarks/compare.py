@@ -201,18 +201,17 @@ def _run_peer(
         def timed(commands: Iterable[Sequence[str]]) -> Cost:
             return run(commands, environment, folder, daemons)
 
-        ingest = peer.add(inputs, folder, first)
+        ingest = peer.add(inputs, folder, [*first, more] if peer.is_whole else first)
         costs = [timed(ingest)]
         before = disk_bytes(store)
-        costs.append(timed(peer.add(inputs, folder, [more])))
-        after = disk_bytes(store)
-        result: dict[str, Any] = {
-            "ingest_s": costs[0].wall_s + costs[1].wall_s,
-            "cpu_s": costs[0].cpu_s + costs[1].cpu_s,
-            "disk_bytes": after,
-            "one_more_bytes": after - before,
-            "one_more_s": costs[1].wall_s,
-        }
+        result: dict[str, Any] = {}
+        if not peer.is_whole:
+            costs.append(timed(peer.add(inputs, folder, [more])))
+            result["one_more_bytes"] = disk_bytes(store) - before
+            result["one_more_s"] = costs[1].wall_s
+        result["disk_bytes"] = disk_bytes(store)
+        result["ingest_s"] = sum(cost.wall_s for cost in costs)
+        result["cpu_s"] = sum(cost.cpu_s for cost in costs)
         commands = {"ingest": ingest[:1]}
         if peer.show is not None:
             commands["root"] = peer.show(inputs, folder, more, target)

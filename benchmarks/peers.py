@@ -94,6 +94,7 @@ class Peer:
         daemon: what is to run meanwhile (daemons.py).
         needs: programs besides; `unfit` says why this version will not do, or nothing.
         repeats: whether adding again what is there has a meaning.
+        is_whole: whether every addition makes all of it again, so that all images come at once.
         is_slow: whether one round has to do.
         note: what has to be known about its figures.
     """
@@ -113,6 +114,7 @@ class Peer:
     needs: Sequence[str] = ()
     unfit: Callable[[], str] = lambda: ""
     repeats: bool = True
+    is_whole: bool = False
     is_slow: bool = False
     note: str = ""
 
@@ -556,12 +558,12 @@ PEERS: dict[str, Peer] = {
             note="appends to one file; zstd 3; whole files are shared",
         ),
         Peer(
-            "erofs", "mkfs.erofs", ["--help"], TREES, _erofs, is_slow=True, repeats=False,
+            "erofs", "mkfs.erofs", ["--help"], TREES, _erofs, is_slow=True, repeats=False, is_whole=True,
             unfit=_erofs_unfit, note="made in one go; every addition makes it all again",
         ),
         Peer("zstd", "zstd", ["--version"], PLAIN, _zstd, show=_zstd_show, note="no sharing below a layer"),
         Peer(
-            "zstd-long", "zstd", ["--version"], PLAIN, _zstd_long, repeats=False, is_slow=True,
+            "zstd-long", "zstd", ["--version"], PLAIN, _zstd_long, repeats=False, is_whole=True, is_slow=True,
             note="one stream, window 2 GiB: all or nothing; the room that is left for a cold tier",
         ),
         Peer("cp", "cp", ["--version"], PLAIN, _cp, show=_cp_show, note="no sharing below a layer"),
