@@ -85,11 +85,11 @@ def _snapshotter(
     options = ServeOptions(listen, metrics, grace_s)
     manager = os.environ.pop("NOTIFY_SOCKET", "")
     with settings.open_for_writing(create=True) as store, snapshotter_daemon(store, options):
-        _say_ready(manager, ready_fd)
         # The kernel may give a signal to any thread, gRPC's too, and then wakes only that one; the handler that
-        # raises runs here, as soon as this thread wakes.
+        # raises runs here, as soon as this thread wakes. Who is told that we are ready may stop us at once.
         never = threading.Event()
         with suppress(Stopped):
+            _say_ready(manager, ready_fd)
             while not never.wait(_WAKE_S):
                 pass
         # A second signal ends the process as it would any: what is not acknowledged is not there.

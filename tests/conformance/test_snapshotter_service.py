@@ -294,20 +294,20 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> N
         manager.settimeout(60)
         words = [sys.executable, "-m", "layerstore", "--root", str(tmp_path / "store"), "serve"]
         words += ["snapshotter", "--listen", f"unix://{tmp_path}/s.sock", "--log-format", "json"]
-        service = subprocess.Popen(
+        with subprocess.Popen(
             words,
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
             stderr=subprocess.PIPE,
             text=True,
-        )
-        try:
-            assert manager.recv(100).decode() == f"READY=1\nMAINPID={service.pid}"
-            service.terminate()
-            assert manager.recv(100) == b"STOPPING=1"
-            _, log = service.communicate(timeout=60)
-        finally:
-            service.kill()
-            service.wait()
+        ) as service:
+            try:
+                # It is stopped the moment it is ready: a signal that came then was once not told.
+                assert manager.recv(100).decode() == f"READY=1\nMAINPID={service.pid}"
+                service.terminate()
+                assert manager.recv(100) == b"STOPPING=1"
+                _, log = service.communicate(timeout=60)
+            finally:
+                service.kill()
     assert service.returncode == 0
     assert [line.partition('"msg": ')[2].partition(",")[0] for line in log.splitlines()] == [
         '"serving"',

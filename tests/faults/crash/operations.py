@@ -183,7 +183,12 @@ def _load(image: Image) -> Step:
 
 def _archive(folder: Path, image: Image) -> Path:
     path = folder / (image.tags[0].replace("/", "_").replace(":", "_") + ".tar")
-    return path if path.exists() else write_archive(folder, image)
+    if not path.exists():
+        # Two processes may want it at once: neither sees half of it.
+        own = folder / str(os.getpid())
+        own.mkdir(exist_ok=True)
+        write_archive(own, image).replace(path)
+    return path
 
 
 def _tag(image: Image, name: str) -> Step:
