@@ -34,6 +34,7 @@ from layerstore.mount.mountinfo import boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.objects import ObjectsDriver
 from layerstore.mount.overlay import mount_merged, sweep_shared
 from layerstore.mount.places import Places
+from layerstore.mount.upper import RootAttributes
 from layerstore.store.mountstate import MountRecord, MountTable
 
 if TYPE_CHECKING:
@@ -115,11 +116,13 @@ class HeldLower(NamedTuple):
         root: the tree.
         data: data-only layers that its files redirect to; none if they have their contents themselves.
         number: of the record that holds them.
+        attributes: of the tree's root. They were read while it was surely mounted.
     """
 
     root: Path
     data: tuple[Path, ...]
     number: int
+    attributes: RootAttributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,10 +335,12 @@ def hold_lower(store: Store, diff_ids: Sequence[DiffID], *, merged: bool = False
                 check_stack(store, txn, diff_ids, record.meta)
                 number = MountTable(store.database).add(txn, record)
         driver.mount(store, places, record)
+        root = places.meta_mount(needs.meta)
+        attributes = RootAttributes.read(root)
         if not merged:
-            return HeldLower(places.meta_mount(needs.meta), data, number)
+            return HeldLower(root, data, number, attributes)
         mount_merged(places, needs.meta, data)
-    return HeldLower(places.merged_mount(needs.meta), (), number)
+    return HeldLower(places.merged_mount(needs.meta), (), number, attributes)
 
 
 def is_held(store: Store, held: HeldLower) -> bool:

@@ -1,7 +1,8 @@
 """What a snapshot stands on: the merged root of a stack of layers, shown as a directory by somebody else.
 
-Lower(root, data)   root    a directory with the whole tree
-                    data    data-only overlayfs layers that hold the contents of its files, if it has none itself
+Lower(root, attributes, data)   root        a directory with the whole tree
+                                attributes  its owner, mode, times and extended attributes
+                                data        data-only overlayfs layers that hold the contents of its files, if it has none itself
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffID
     from layerstore.mount.mounter import NeededLowers
+    from layerstore.mount.upper import RootAttributes
     from layerstore.store.database import Transaction
 
 __all__ = ["Lower", "LowerProvider"]
@@ -22,9 +24,13 @@ __all__ = ["Lower", "LowerProvider"]
 
 @dataclass(frozen=True, slots=True)
 class Lower:
-    """A merged root, ready to be the lower directory of an overlay."""
+    """A merged root, ready to be the lower directory of an overlay.
+
+    Its attributes are known here, as it may be let go before somebody looks at it.
+    """
 
     root: Path
+    attributes: RootAttributes
     data: tuple[Path, ...] = ()
 
 

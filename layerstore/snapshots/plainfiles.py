@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import blake3
 
+from layerstore.mount.upper import RootAttributes
 from layerstore.snapshots.lower import Lower
 from layerstore.store import files
 from layerstore.tree import Kind
@@ -56,7 +57,7 @@ class PlainLowers:
         del in_one
         final = self._boot / blake3.blake3("\n".join(diff_ids).encode()).hexdigest()
         if final.is_dir():
-            return Lower(final)
+            return Lower(final, RootAttributes.read(final))
         self._boot.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._forget_earlier_boots()
         building = self._boot / f"new-{secrets.token_hex(8)}"
@@ -67,7 +68,7 @@ class PlainLowers:
                 _rename(building, final)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return Lower(final)
+        return Lower(final, RootAttributes.read(final))
 
     def release(self, is_needed: Callable[[Transaction], NeededLowers]) -> None:
         """Nothing: they are files, and go with the next boot."""

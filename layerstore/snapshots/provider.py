@@ -50,7 +50,7 @@ class StoreLowers:
                 if not in_one:  # the merged form asks more of the kernel than the other
                     self.reason = str(error)
             else:
-                return Lower(held.root, held.data)
+                return Lower(held.root, held.attributes, held.data)
         return self._plain.lower(diff_ids)
 
     def release(self, is_needed: Callable[[Transaction], NeededLowers]) -> None:

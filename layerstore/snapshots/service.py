@@ -529,7 +529,7 @@ def _has_directory(record: SnapshotRecord) -> bool:
 
 
 def _root_of(lower: Lower | None) -> RootAttributes:
-    return RootAttributes.implied() if lower is None else RootAttributes.read(lower.root)
+    return RootAttributes.implied() if lower is None else lower.attributes
 
 
 def _check_key(key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 from layerstore.api import open_store
 from layerstore.mount import images
+from layerstore.mount.mounter import release_lowers
 from layerstore.mount.mountinfo import read_mountinfo
 from layerstore.mount.overlay import sweep_shared
 from layerstore.mount.places import Places
@@ -18,9 +20,11 @@ from layerstore.snapshots.specs import options_length
 from tests.support.snapshots import changed, unmount_below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from layerstore.api import LayerStore
+    from layerstore.digest import DiffID
+    from layerstore.snapshots import Lower
 
 pytestmark = pytest.mark.root
 
@@ -196,3 +200,22 @@ def test_options_that_are_too_long_give_way_to_one_folder(
     assert "::" not in shorter.options[-1]
     assert options_length([shorter]) < options_length([spec])
     _shows_all(deep, tmp_path)
+
+
+def test_bug_lower_let_go_while_a_snapshot_is_made_of_it(
+    store: LayerStore, snapshots: Snapshots, tmp_path: Path
+) -> None:
+    class LetGo(StoreLowers):
+        """Somebody else's release comes at the worst moment."""
+
+        def lower(self, diff_ids: Sequence[DiffID], *, in_one: bool = False) -> Lower:
+            lower = super().lower(diff_ids, in_one=in_one)
+            release_lowers(store.store)
+            return lower
+
+    snapshots.prepare("work")
+    changed(snapshots, tmp_path / "m", "work", lambda top: top.chmod(0o751))
+    snapshots.commit("base", "work")
+    Snapshots(store.store, LetGo(store.store)).prepare("new", "base")
+    with mounted(snapshots.mounts("new"), tmp_path / "m"):
+        assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o751
