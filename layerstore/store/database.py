@@ -200,6 +200,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The one write transaction: durable when the block ends, undone when it raises."""
+        # What is asked after the commit is the writer's own: another thread may by then have set the shared marks.
+        position: Position | None = None
         with (
             self._full_remembered(),
             _translated(self._folder),
@@ -209,7 +211,7 @@ class Database:
             yield txn
             if self._is_changed:
                 position = self._journal_changes(txn)
-        if self._is_changed and position.end - position.synced > _SYNC_JOURNAL:
+        if position is not None and position.end - position.synced > _SYNC_JOURNAL:
             self.sync_journal()
 
     @contextmanager

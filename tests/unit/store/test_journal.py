@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +12,11 @@ from layerstore.api import open_store
 from layerstore.store.journal import Gap, JournalFile, Record, read_journal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from layerstore.api import LayerStore
+    from layerstore.store.database import Transaction
 
 _ROW = ("refs", b"docker.io/test/name:1")
 
@@ -168,3 +170,23 @@ def test_every_flipped_byte_is_a_gap_and_what_is_around_it_is_read(tmp_path: Pat
         assert [record for record in found if isinstance(record, Record)] == [
             record for record in whole if not record.start <= offset < record.end
         ]
+
+
+def test_bug_another_thread_looks_right_behind_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        database = store.store.database
+        begin = database._begin
+
+        @contextmanager
+        def looked_at_behind(*, write: bool) -> Iterator[Transaction]:
+            with begin(write=write) as txn:
+                yield txn
+            if write:
+                with begin(write=False) as txn:
+                    database.cursor(txn, "refs").close()
+
+        monkeypatch.setattr(database, "_begin", looked_at_behind)
+        with database.write():
+            pass
