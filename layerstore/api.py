@@ -1,54 +1,45 @@
 """The embedding API: `layerstore.open(root)` gives a `LayerStore` with the verbs that people know from Docker.
 
-Every method delegates; what an operation does, and in which order, stands in the module of that operation.
+Every method delegates; what an operation does, and in which order, stands in the module of that operation. It is imported
+by the method, so that a program waits for what it uses and for nothing else.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from layerstore import emit, mounting
-from layerstore.archives import open_archive
 from layerstore.digest import DiffID, parse_digest
-from layerstore.images import (
-    checking,
-    commit,
-    listing,
-    load,
-    lookup,
-    naming,
-    prune,
-    rootfs,
-    run,
-    save,
-    viewing,
-)
-from layerstore.images.bundle import RunOptions
 from layerstore.images.progress import SILENT
 from layerstore.limits import Limits
-from layerstore.mount.mounter import AUTO
-from layerstore.snapshots import Snapshots, StoreLowers
-from layerstore.store.leases import Lease
 from layerstore.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from layerstore.images import (
+        checking,
+        commit,
+        listing,
+        load,
+        naming,
+        prune,
+        rootfs,
+        run,
+        save,
+    )
+    from layerstore.images.bundle import RunOptions
     from layerstore.images.progress import Progress
     from layerstore.mount.mounter import Mount, MountInfo
-    from layerstore.snapshots import Info
+    from layerstore.snapshots import Info, Snapshots
+    from layerstore.store.leases import Lease
     from layerstore.treediff import Change
     from layerstore.view import View
 
 __all__ = ["LayerStore", "open_store"]
-
-_DEFAULT_IMPORT = rootfs.ImportOptions()
-_DEFAULT_COMMIT = commit.CommitOptions()
-_DEFAULT_RUN = RunOptions()
-_DEFAULT_PRUNE = prune.PruneOptions()
 
 
 def open_store(
@@ -82,7 +73,13 @@ class LayerStore:
     def __init__(self, store: Store) -> None:
         """Wrap an open store; `open_store` is the usual way here."""
         self.store = store
-        self.snapshots = Snapshots(store, StoreLowers(store))
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The store's snapshots. See docs/snapshots.md."""
+        from layerstore.snapshots import Snapshots, StoreLowers
+
+        return Snapshots(self.store, StoreLowers(self.store))
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +111,9 @@ class LayerStore:
 
         Raises: MalformedInput, DigestMismatch: bad input; nothing of that image is visible. StoreFull, NotFound.
         """
+        from layerstore.archives import open_archive
+        from layerstore.images import load
+
         opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
         options = load.LoadOptions(keep_blobs, platform, name)
         with open_archive(opened, self.store.layout.tmp, self.store.limits) as archive:
@@ -124,7 +124,7 @@ class LayerStore:
         names: str | Sequence[str],
         target: str | os.PathLike[str] | BinaryIO,
         *,
-        kind: save.ArchiveKind = save.ArchiveKind.DOCKER,
+        kind: save.ArchiveKind | None = None,
         zstd: bool = False,
         platform: str | None = None,
         progress: Progress = SILENT,
@@ -133,8 +133,10 @@ class LayerStore:
 
         Raises: NotFound, InvalidArgument, CorruptStore, StoreFull; no file appears then.
         """
+        from layerstore.images import save
+
         opened = Path(target) if isinstance(target, (str, os.PathLike)) else target
-        options = save.SaveOptions(kind, zstd, platform)
+        options = save.SaveOptions(kind or save.ArchiveKind.DOCKER, zstd, platform)
         wanted = [names] if isinstance(names, str) else names
         return save.save_images(self.store, wanted, opened, options, progress)
 
@@ -142,7 +144,7 @@ class LayerStore:
         self,
         source: str | os.PathLike[str] | BinaryIO,
         name: str,
-        options: rootfs.ImportOptions = _DEFAULT_IMPORT,
+        options: rootfs.ImportOptions | None = None,
         *,
         progress: Progress = SILENT,
     ) -> rootfs.ImportReport:
@@ -150,11 +152,17 @@ class LayerStore:
 
         Raises: MalformedInput, InvalidArgument, StoreFull.
         """
+        from layerstore.images import rootfs
+
         opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
-        return rootfs.import_rootfs(self.store, opened, name, options, progress)
+        return rootfs.import_rootfs(
+            self.store, opened, name, options or rootfs.ImportOptions(), progress
+        )
 
     def images(self) -> list[listing.ImageSummary]:
         """All images, by name; those without a name last."""
+        from layerstore.images import listing
+
         return listing.list_images(self.store)
 
     def inspect(self, name: str, *, platform: str | None = None) -> listing.ImageDetails:
@@ -162,10 +170,14 @@ class LayerStore:
 
         Raises: NotFound, InvalidArgument.
         """
+        from layerstore.images import listing
+
         return listing.inspect_image(self.store, name, platform)
 
     def history(self, name: str, *, platform: str | None = None) -> list[listing.HistoryStep]:
         """The build steps of an image, newest first. Raises: NotFound, InvalidArgument."""
+        from layerstore.images import listing
+
         return listing.history(self.store, name, platform)
 
     def view(self, name: str, *, platform: str | None = None) -> View:
@@ -173,6 +185,8 @@ class LayerStore:
 
         Raises: NotFound, InvalidArgument, CorruptStore.
         """
+        from layerstore.images import viewing
+
         return viewing.view_image(self.store, name, platform)
 
     def export(self, name: str, *, platform: str | None = None) -> Iterator[bytes]:
@@ -180,26 +194,36 @@ class LayerStore:
 
         Raises: NotFound, InvalidArgument, at once; CorruptStore, Unsupported, within the tar.
         """
+        from layerstore.images import viewing
+
         return viewing.export_image(self.store, name, platform)
 
     def diff(self, lower: str, upper: str, *, platform: str | None = None) -> list[Change]:
         """What turns one image's root filesystem into another's, by path. Raises as `view`."""
+        from layerstore.images import viewing
+
         return viewing.diff_images(self.store, lower, upper, platform)
 
     def tag(self, source: str, name: str) -> str:
         """Give an image one more name; returns the full name. Raises: NotFound, InvalidArgument."""
+        from layerstore.images import naming
+
         return naming.tag_image(self.store, source, name)
 
     def remove(self, name: str, *, force: bool = False) -> naming.RemoveReport:
         """Forget a name, and the image with its last name. Raises: NotFound, FailedPrecondition."""
+        from layerstore.images import naming
+
         return naming.remove_image(self.store, name, force=force)
 
-    def prune(self, options: prune.PruneOptions = _DEFAULT_PRUNE) -> prune.PruneReport:
+    def prune(self, options: prune.PruneOptions | None = None) -> prune.PruneReport:
         """Remove images that nobody needs, and free all that nothing needs; safe beside all other work.
 
         Raises: Busy: another prune is under way. InvalidArgument: a filter. CorruptStore: damage; nothing is freed.
         """
-        return prune.prune_images(self.store, self.snapshots, options)
+        from layerstore.images import prune
+
+        return prune.prune_images(self.store, self.snapshots, options or prune.PruneOptions())
 
     def lease(self, *names: str, ttl: float, label: str = "") -> Lease:
         """Keep images from `prune` for `ttl` seconds, also when they are removed and whoever lives; all, without a name.
@@ -208,6 +232,9 @@ class LayerStore:
 
         Raises: NotFound: no such image. InvalidArgument.
         """
+        from layerstore.images import lookup
+        from layerstore.store.leases import Lease
+
         targets = [lookup.find_target(self.store, name) for name in names]
         with self.store.hold(*targets):  # until the lease is there
             for name in names:
@@ -220,7 +247,7 @@ class LayerStore:
         target: str | os.PathLike[str],
         *,
         rw: bool = False,
-        driver: str = AUTO,
+        driver: str = "auto",
         upper: str | os.PathLike[str] | None = None,
         platform: str | None = None,
     ) -> Mount:
@@ -230,16 +257,22 @@ class LayerStore:
 
         Raises: NotFound, InvalidArgument, Unsupported (no driver works here), AlreadyExists, FailedPrecondition.
         """
+        from layerstore import mounting
+
         return mounting.mount(
             self.store, name, target, rw=rw, driver=driver, upper=upper, platform=platform
         )
 
     def umount(self, target: str | os.PathLike[str]) -> None:
         """End the mount at a folder. Raises: NotFound, Busy (somebody uses it)."""
+        from layerstore import mounting
+
         mounting.umount(self.store, target)
 
     def mounts(self) -> list[MountInfo]:
         """The mounts of this store, oldest first."""
+        from layerstore import mounting
+
         return mounting.mounts(self.store)
 
     def fork(self, name: str, keys: Sequence[str], *, platform: str | None = None) -> list[Info]:
@@ -247,37 +280,52 @@ class LayerStore:
 
         Raises: NotFound, AlreadyExists, InvalidArgument.
         """
+        from layerstore.images import commit
+
         return commit.fork_image(self.store, self.snapshots, name, keys, platform)
 
     def commit(
-        self, source: str, name: str, options: commit.CommitOptions = _DEFAULT_COMMIT
+        self, source: str, name: str, options: commit.CommitOptions | None = None
     ) -> commit.CommitReport:
         """Make an image from an active snapshot or a writable mount: its changes become one more layer.
 
         Raises: NotFound, FailedPrecondition, InvalidArgument, StoreFull.
         """
-        return commit.commit_image(self.store, self.snapshots, source, name, options)
+        from layerstore.images import commit
 
-    def run(self, name: str, options: RunOptions = _DEFAULT_RUN) -> run.RunReport:
+        return commit.commit_image(
+            self.store, self.snapshots, source, name, options or commit.CommitOptions()
+        )
+
+    def run(self, name: str, options: RunOptions | None = None) -> run.RunReport:
         """Run a command in a writable root filesystem of an image, through runc or crun, and wait for it.
 
         Raises: NotFound, InvalidArgument, Unsupported: no OCI runtime is installed.
         """
-        return run.run_image(self.store, self.snapshots, name, options)
+        from layerstore.images import run
+        from layerstore.images.bundle import RunOptions
+
+        return run.run_image(self.store, self.snapshots, name, options or RunOptions())
 
     def verify(self, *, progress: Progress = SILENT) -> checking.StoreReport:
         """Re-hash every reachable chunk, layer and kept blob; damage is in the report, not raised.
 
         Raises: CorruptStore: the tables themselves cannot be read.
         """
+        from layerstore.images import checking
+
         return checking.verify_images(self.store, progress)
 
     def iter_layer(self, diff_id: str) -> Iterator[bytes]:
         """The exact tar of a layer, block by block; hashed on its way. Raises: NotFound, CorruptStore."""
+        from layerstore import emit
+
         return emit.iter_layer(self.store, DiffID(parse_digest(diff_id)))
 
     def iter_blob(self, digest: str) -> Iterator[bytes]:
         """The exact bytes of a blob that was kept (documents always are). Raises: NotFound, CorruptStore."""
+        from layerstore import emit
+
         return emit.iter_blob(self.store, parse_digest(digest))
 
     def size_on_disk(self) -> int:

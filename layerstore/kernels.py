@@ -22,7 +22,6 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from layerstore import _pure
 from layerstore.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
@@ -303,6 +302,8 @@ def _load(request: str) -> tuple[str, Kernels]:
             problem = f"the native kernels have ABI {found}, this version needs {ABI}: rebuild them"
     if request == "native":
         raise Unsupported(problem)
+    from layerstore import _pure
+
     return "pure", cast("Kernels", _pure)
 
 

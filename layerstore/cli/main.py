@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE
+_NO_BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "1",
+)  # numpy would start them, 40 ms, and nothing here uses them
 _COMPLETE = "_LAYERSTORE_COMPLETE"  # click's variable for shell completion
 
 
@@ -30,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             # Names come from images: what the locale cannot show must not end the command.
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault(*_NO_BLAS_THREADS)
     try:
         with stopping_on_signals():
             code = _run(list(sys.argv[1:] if argv is None else argv))
