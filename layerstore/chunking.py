@@ -4,8 +4,9 @@ Cuts are content defined (a gear hash with normalised masks), inside one file's 
 that equal files, and equal stretches of files, give equal chunks wherever they lie. The parameters are part of the
 format: a store cut with other values is still read, but shares nothing with what is cut now.
 
-A kind of file whose head is volatile is cut after it: a `.pyc` holds its source's mtime in its first 16 bytes, and
-everything behind them is the same in every build (PEP 552).
+A kind of file whose head is volatile is cut after it: a `.pyc` has its source's mtime in bytes 8 to 12, and all behind
+them is the same in every build (PEP 552). The source's size, which comes next, belongs to what stays: with it the head
+would be another for each file, and not one for all that were unpacked in the same second.
 
 Source: W. Xia et al., "FastCDC", USENIX ATC 2016 (normalised chunking); the hash itself is in `kernels.cut_hash`.
 """
@@ -30,7 +31,7 @@ HOLE_ID = bytes(
     32
 )  # a chunk of zeros needs no bytes anywhere; no BLAKE3 output is expected to be zero
 
-_PYC_HEAD = 16  # magic, flags, source mtime, source size (PEP 552)
+_PYC_HEAD = 12  # magic, flags, source mtime (PEP 552)
 
 
 @dataclass(frozen=True, slots=True)

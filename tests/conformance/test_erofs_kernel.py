@@ -67,7 +67,7 @@ CONTENTS = {
     b"zeros": bytes(3 << 20),
     b"zeros inside": noise(300_000, 2) + bytes(14 << 20) + noise(300_000, 3) + bytes(300_000),
     b"repeated": noise(70_000, 4) * 20,
-    b"module.pyc": noise(16, 5) + WORDS[:90_000],
+    b"module.pyc": noise(12, 5) + WORDS[:90_000],
     b"\xff\xfe not text": b"name",
     b"n" * 255: b"longest",
 }

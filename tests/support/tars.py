@@ -321,7 +321,7 @@ def _dialects() -> dict[str, bytes]:
         + pax([(b"path", b"\xe9" * 120)]) + entry(b"x", small),
         "names of 255 bytes": pax([(b"path", b"d" * 255 + b"/" + b"e" * 255)]) + entry(b"x", small),
         "duplicates": entry(b"a", small) + entry(b"a", large) + entry(b"a", b"", b"5"),
-        "pyc": entry(b"a.pyc", small) + entry(b"short.pyc", small[:9]) + entry(b"head.pyc", small[:16]),
+        "pyc": entry(b"a.pyc", small) + entry(b"short.pyc", small[:9]) + entry(b"head.pyc", small[:12]),
         "odd sizes": b"".join(entry(b"f%d" % size, large[:size]) for size in (0, 1, 511, 512, 513, 1023, 8192, 8193)),
         "random padding": header(b"a", len(half)) + half + noise(BLOCK - 200, 4) + entry(b"b", small),
         "empty": b"",

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import py_compile
 import random
 import subprocess
 import sys
@@ -249,12 +250,31 @@ def test_an_insertion_into_a_large_file_shares_most_chunks(store: Store) -> None
 
 def test_a_pyc_that_differs_in_its_head_shares_the_rest(store: Store) -> None:
     code = noise(100_000)
-    put(store, entry(b"a.pyc", noise(16, 1) + code) + END)
-    report = put(store, entry(b"b.pyc", noise(16, 2) + code) + END)
+    put(store, entry(b"a.pyc", noise(12, 1) + code) + END)
+    report = put(store, entry(b"b.pyc", noise(12, 2) + code) + END)
     assert report.new_chunks <= 3  # the head, and the recipe's own
-    other = put(store, entry(b"a.bin", noise(16, 3) + code[:8000]) + END)
-    again = put(store, entry(b"b.bin", noise(16, 4) + code[:8000]) + END)
+    other = put(store, entry(b"a.bin", noise(12, 3) + code[:8000]) + END)
+    again = put(store, entry(b"b.bin", noise(12, 4) + code[:8000]) + END)
     assert again.new_bytes > 8000 < other.new_bytes
+
+
+def test_modules_that_are_unpacked_again_bring_one_new_head_for_all(
+    store: Store, tmp_path: Path
+) -> None:
+    def compiled(seconds: int) -> bytes:
+        tar = b""
+        for number in range(20):
+            source = tmp_path / f"module{number}.py"
+            source.write_text(f"NAMES = {'x' * number!r}\n" * (number + 1))
+            os.utime(source, (seconds, seconds))
+            py_compile.compile(str(source), str(tmp_path / "module.pyc"), doraise=True)
+            code = (tmp_path / "module.pyc").read_bytes()
+            tar += entry(f"module{number}.pyc".encode(), code)
+        return tar + END
+
+    put(store, compiled(1_700_000_000))
+    report = put(store, compiled(1_800_000_000))
+    assert report.new_chunks <= 3  # the head, and the recipe's own
 
 
 @pytest.mark.parametrize("name", ["plain", "gzip", "zstd"])

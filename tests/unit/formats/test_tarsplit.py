@@ -89,7 +89,7 @@ def test_bytes_after_the_end_marker_are_never_literals() -> None:
 def test_a_pyc_has_its_head_in_a_stretch_of_its_own() -> None:
     data = noise(500)
     pieces = split([entry(b"m.pyc", data) + entry(b"m.py", data)])
-    assert [payload for _, payload in pieces.payloads] == [data[:16], data[16:], data]
+    assert [payload for _, payload in pieces.payloads] == [data[:12], data[12:], data]
 
 
 def test_each_stored_stretch_of_a_sparse_file_is_a_stretch() -> None:
