@@ -10,34 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from benchmarks.made_index import add_layers, add_rows
 from benchmarks.measure import commit, machine
-from layerstore.digest import DiffID, digest_of
-from layerstore.formats.recipe import OP, Part, encode_part
-from layerstore.store.catalog import ImageRecord, LayerRecord, Stretch
-from layerstore.store.database import pack_u64
 from layerstore.store.gc import GcStep, collect_garbage
-from layerstore.store.index import PLACE
-from layerstore.store.layout import SEGMENT
 from layerstore.store.reach import NumberSet, stream_numbers
 from layerstore.store.store import Store
-from layerstore.tree import EXTENT, ROW, Entries
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_ENCODED = 8000  # bytes of a frame, about what a real one has
-_RUN = 510
-_GROUP = 100  # runs in one transaction
-_LAYERS_OF_IMAGE = 10
 
 
 def main() -> None:
@@ -55,8 +38,8 @@ def main() -> None:
 
 
 def _measure(store: Store, chunks: int, layers: int) -> dict[str, Any]:
-    first = _add_rows(store, chunks)
-    _add_layers(store, first, chunks, layers)
+    first = add_rows(store, chunks)
+    add_layers(store, first, chunks, layers)
     with store.read() as txn:
         streams = [record.stretches for _, record in store.catalog.layers(txn)]
         count = store.index.count(txn)
@@ -109,52 +92,6 @@ def _measure(store: Store, chunks: int, layers: int) -> dict[str, Any]:
         "freed_chunks": report.chunks,
         "freed_bytes": report.bytes,
     }
-
-
-def _add_rows(store: Store, chunks: int) -> int:
-    """Rows of chunks that are nowhere; returns the number of the first."""
-    rng = np.random.default_rng(1)
-    with store.write() as txn:
-        size = chunks * _ENCODED // SEGMENT * SEGMENT + SEGMENT
-        store.database.put(txn, "state", b"file_size", pack_u64(size))
-    os.truncate(store.layout.chunks, size)
-    for at in range(0, chunks, _GROUP * _RUN):
-        count = min(_GROUP * _RUN, chunks - at)
-        places = np.zeros(count, PLACE)
-        places["address"] = (np.arange(count, dtype="u8") + np.uint64(at)) * np.uint64(_ENCODED)
-        places["encoded"], places["decoded"] = _ENCODED, 4 * _ENCODED
-        places["id"] = np.frombuffer(rng.bytes(count * 32), "V32")
-        with store.write() as txn:
-            store.index.insert(txn, [bytes(one) for one in places["id"]], places)
-    return 1
-
-
-def _add_layers(store: Store, first: int, chunks: int, layers: int) -> None:
-    """Layers that need the chunks in order, in images of ten; the last tenth belongs to no image."""
-    each = chunks // layers
-    diff_ids = [DiffID(digest_of(b"%d" % number)) for number in range(layers)]
-    with store.begin() as session:
-        for at in range(0, layers, 1000):
-            parts = [session.put_bytes(part) for part in _parts(first, each, at, at + 1000)]
-            with session.commit() as txn:
-                for diff_id, part in zip(diff_ids[at : at + 1000], parts, strict=True):
-                    stretch = Stretch((), tuple(session.numbers_of(part).tolist()))
-                    record = LayerRecord(each * 4 * _ENCODED, 0, (stretch,), 0)
-                    session.catalog.put_layer(txn, diff_id, record)
-    with store.write() as txn:
-        for at in range(0, layers * 9 // 10, _LAYERS_OF_IMAGE):
-            own = tuple(diff_ids[at : at + _LAYERS_OF_IMAGE])
-            image = ImageRecord(digest_of(b"config"), own, 0)
-            store.catalog.put_image(txn, digest_of(b"image %d" % at), image)
-
-
-def _parts(first: int, each: int, start: int, end: int) -> Iterator[bytes]:
-    nothing = Entries(np.empty(0, ROW), b"", b"", b"")
-    for number in range(start, end):
-        extents = np.empty(each, EXTENT)
-        extents["number"] = np.arange(first + number * each, first + (number + 1) * each)
-        extents["length"] = 4 * _ENCODED
-        yield encode_part(Part(np.array([(0, each)], OP), extents, nothing))
 
 
 def _reset_peak() -> None:
