@@ -15,6 +15,7 @@ Source: docs/format.md, "Chunk file".
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,6 +133,57 @@ class ChunkFile:
         for key, value in self._database.items(txn, "free"):
             start = unpack_u64(key)
             yield Extent(start, start + unpack_u64(value))
+
+    def stale_extents(self, txn: Transaction) -> Iterator[Extent]:
+        """Ranges of the free list that take disk space all the same, ascending: a crash came before their hole was durable."""
+        for extent in self.free_extents(txn):
+            for start, end in self._data_in(extent):
+                # A filesystem with smaller blocks than ours may begin in the middle of one.
+                yield Extent(start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, extent.end))
+
+    def claim(self, txn: Transaction, extent: Extent) -> list[Extent]:
+        """Take out of the free list what of a range is still on it."""
+        claimed = []
+        for start, end in list(self._free_rows(txn, extent)):
+            self._take_free(txn, start)
+            ours = Extent(max(start, extent.start), min(end, extent.end))
+            if start < ours.start:
+                self._put_free(txn, start, ours.start - start)
+            if ours.end < end:
+                self._put_free(txn, ours.end, end - ours.end)
+            claimed.append(ours)
+        return claimed
+
+    def _data_in(self, extent: Extent) -> Iterator[Extent]:
+        """Stretches of a range that are no holes."""
+        at = extent.start
+        while at < extent.end:
+            try:
+                start = os.lseek(self._fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # holes up to the file's end
+                    return
+                raise
+            if start >= extent.end:
+                return
+            at = min(os.lseek(self._fd, start, os.SEEK_HOLE), extent.end)
+            yield Extent(start, at)
+
+    def _free_rows(self, txn: Transaction, extent: Extent) -> Iterator[Extent]:
+        """Rows of the free list that a range touches."""
+        cursor = self._database.cursor(txn, "free")
+        if cursor.set_range(pack_u64(extent.start)):
+            more = unpack_u64(cursor.key()) == extent.start or cursor.prev() or cursor.first()
+        else:
+            more = cursor.last()
+        while more:
+            start = unpack_u64(cursor.key())
+            end = start + unpack_u64(cursor.value())
+            if start >= extent.end:
+                return
+            if end > extent.start:
+                yield Extent(start, end)
+            more = cursor.next()
 
     def _put_free(self, txn: Transaction, start: int, length: int) -> None:
         self._database.put(txn, "free", pack_u64(start), pack_u64(length))

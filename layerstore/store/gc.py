@@ -333,36 +333,45 @@ class _Collector:
             at += len(some)
 
     def _free_space(self) -> None:
-        """Punch the blocks of nobody and put them on the free list, under a session's record meanwhile."""
+        """Punch the blocks of nobody and put them on the free list, under a session's record meanwhile.
+
+        The same for what is on the free list and takes disk space: a hole is not synced, so a crash may undo it.
+        """
         store = self._store
         self._at(GcStep.SPACE)
         with store.read() as txn:
-            extents = unowned_extents(store, txn)
-        if not extents:
+            unowned = unowned_extents(store, txn)
+            stale = list(store.chunkfile.stale_extents(txn))
+        if not unowned and not stale:
             return
         session, lock = register_session(store.layout, store.database, SessionRecord())
         try:
-            self._free_extents(session, extents)
+            self._free_extents(session, unowned, stale)
             end_session(store.database, store.chunkfile, session)
             store.layout.session_lock(session).unlink(missing_ok=True)
         finally:
             os.close(lock)
 
-    def _free_extents(self, session: int, extents: Sequence[Extent]) -> None:
+    def _free_extents(
+        self, session: int, unowned: Sequence[Extent], stale: Sequence[Extent]
+    ) -> None:
         table, chunkfile = SessionTable(self._store.database), self._store.chunkfile
-        taken: Sequence[Extent] = ()
-        at = 0
-        while taken or at < len(extents):
+        taken: list[Extent] = []
+        at, count = 0, len(unowned) + len(stale)
+        while taken or at < count:
             with self._pace.write() as txn:
                 for extent in taken:
                     chunkfile.release(txn, extent)
-                taken = extents[at : at + self._pace.rows]
+                until = min(at + self._pace.rows, count)
+                taken = list(unowned[at:until])
+                for extent in stale[max(at - len(unowned), 0) : max(until - len(unowned), 0)]:
+                    taken += chunkfile.claim(txn, extent)  # a session may have reserved some of it
                 rows = tuple((start, end, start) for start, end in taken)
                 table.put(txn, session, SessionRecord(rows))
             for extent in taken:
                 chunkfile.punch(extent)
                 self._bytes += extent.end - extent.start
-            at += len(taken)
+            at = until
 
 
 class _Pace:

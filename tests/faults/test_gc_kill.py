@@ -13,8 +13,7 @@ import pytest
 from layerstore.api import open_store
 from layerstore.store import gc
 from tests.faults.injection import GONE, stopping
-from tests.support.stores import assert_holds, sample_images, write_archive
-from tests.unit.store.test_gc import assert_tight
+from tests.support.stores import assert_holds, assert_tight, sample_images, write_archive
 
 _FAST = Path("/dev/shm")
 _children = multiprocessing.get_context("forkserver")

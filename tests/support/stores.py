@@ -21,6 +21,9 @@ import numpy as np
 from layerstore.api import open_store
 from layerstore.chunking import DEFAULT_PARAMS, cut_spans
 from layerstore.digest import digest_of
+from layerstore.store.condemned import CondemnedTable
+from layerstore.store.layout import BLOCK
+from layerstore.store.spacemap import chunk_blocks, unowned_extents
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ __all__ = [
     "Loading",
     "assert_clean",
     "assert_holds",
+    "assert_tight",
     "free_extents",
     "indexed_bytes",
     "load_and_tell",
@@ -100,6 +104,16 @@ def assert_clean(store: LayerStore) -> None:
     assert extents == sorted(extents)
     for before, after in pairwise(extents):
         assert before.end < after.start, "free extents are joined, and never overlap"
+
+
+def assert_tight(store: LayerStore) -> None:
+    """After a prune: every block of the chunk file that is on disk is touched by a chunk, and none is nobody's."""
+    with store.store.read() as txn:
+        assert unowned_extents(store.store, txn) == []
+        assert len(CondemnedTable(store.store.database).numbers(txn)) == 0
+        blocks = chunk_blocks(store.store, txn)
+    assert store.store.chunkfile.allocated_bytes() <= blocks * BLOCK
+    assert_clean(store)
 
 
 def put_file(session: WriteSession, data: bytes) -> npt.NDArray[np.uint64]:

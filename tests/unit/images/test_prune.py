@@ -16,8 +16,7 @@ from layerstore.mount.mounter import release_lowers
 from layerstore.mount.places import Places
 from layerstore.store.mountstate import ContentTable
 from tests.support.archive_builders import layer_tar
-from tests.support.stores import assert_holds, payload, sample_images, write_archive
-from tests.unit.store.test_gc import assert_tight
+from tests.support.stores import assert_holds, assert_tight, payload, sample_images, write_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from layerstore.store.store import Store
 from tests.support.stores import free_extents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -115,3 +115,41 @@ def test_free_list_never_overlaps_is_always_joined_and_sums_right(store: Store, 
             size = store.chunkfile.size(txn)
         total = sum(end - start for start, end in [*free, *held])
         assert total == size, "every byte is free or held, and none is both"
+
+
+def test_what_takes_disk_space_on_the_free_list_is_found(store: Store) -> None:
+    _reserve(store)
+    _release(store, Extent(8 * BLOCK, 20 * BLOCK), Extent(1 << 20, SEGMENT))
+    for address in (0, 9 * BLOCK, 19 * BLOCK, 30 * BLOCK, SEGMENT - 1):
+        store.chunkfile.write(address, b"x")
+    with store.read() as txn:
+        assert list(store.chunkfile.stale_extents(txn)) == [
+            Extent(9 * BLOCK, 10 * BLOCK),
+            Extent(19 * BLOCK, 20 * BLOCK),
+            Extent(SEGMENT - BLOCK, SEGMENT),
+        ]
+
+
+def test_claim_takes_what_is_still_free_of_a_range_and_nothing_else(store: Store) -> None:
+    _reserve(store)
+    rng = random.Random(5)
+    blocks = 64
+    for _ in range(200):
+        free = {block for block in range(blocks) if rng.random() < 0.7}
+        first, last = sorted(rng.sample(range(blocks + 1), 2))
+        wanted = set(range(first, last))
+        with pytest.raises(ZeroDivisionError), store.write() as txn:  # noqa: PT012  # undone
+            for block in sorted(free):
+                store.chunkfile.release(txn, Extent(block * BLOCK, (block + 1) * BLOCK))
+            claimed = store.chunkfile.claim(txn, Extent(first * BLOCK, last * BLOCK))
+            assert _blocks(claimed) == sorted(free & wanted)
+            left = list(store.chunkfile.free_extents(txn))
+            assert _blocks(left) == sorted(free - wanted)
+            for extent in claimed:
+                store.chunkfile.release(txn, extent)
+            assert _blocks(store.chunkfile.free_extents(txn)) == sorted(free)
+            raise ZeroDivisionError
+
+
+def _blocks(extents: Iterable[Extent]) -> list[int]:
+    return [at // BLOCK for start, end in extents for at in range(start, end, BLOCK)]

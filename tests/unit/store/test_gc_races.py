@@ -23,8 +23,7 @@ from layerstore.store.catalog import BlobRecord, ImageRecord, LayerRecord, Stret
 from layerstore.store.condemned import CondemnedTable
 from layerstore.store.gc import GcStep, collect_garbage
 from tests.support.archive_builders import layer_tar
-from tests.support.stores import payload, put_file
-from tests.unit.store.test_gc import assert_tight
+from tests.support.stores import assert_tight, payload, put_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
