@@ -115,7 +115,7 @@ def disturb(operation: Operation, fault: Fault, *, calls: int | None = None) -> 
     folder = Path(tempfile.mkdtemp(prefix="fault-", dir=_MEMORY if _MEMORY.is_dir() else None))
     try:
         environment = os.environ | {
-            "LD_PRELOAD": str(build_recorder(folder)),
+            "LD_PRELOAD": str(build_recorder()),
             "RECORD_ROOT": str(folder),
             "RECORD_LOG": os.devnull,
         }

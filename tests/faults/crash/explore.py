@@ -97,7 +97,7 @@ def _record(operation: Operation, folder: Path, bug: str) -> Recording:
         operation.prepare(world / "store", archives)
     words = ["-m", "tests.faults.crash.program", operation.name]
     words += [str(world / "store"), str(archives), bug]
-    recording = run_recorded(build_recorder(folder), words, world, folder / "log")
+    recording = run_recorded(build_recorder(), words, world, folder / "log")
     rebuilt = folder / "rebuilt"
     build(recording, State(len(recording.steps), {}, ()), rebuilt)
     assert _contents(rebuilt) == _contents(world), "the recorder has missed something"

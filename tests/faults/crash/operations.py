@@ -2,7 +2,8 @@
 
 An operation is one or more chains of steps, a process each. A step is acknowledged when its call has returned. After a
 crash each chain must stand where its last acknowledged step has left it, or behind the next one, and nowhere else; what
-is visible is whole by digest, verify finds nothing, no space is lost, and the rest of the chain can be done again.
+is visible is whole by digest, verify finds nothing, no space is lost, and the rest of the chain can be done again. After
+a last prune the chunk file has no block that no chunk needs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import multiprocessing
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,13 @@ from layerstore.mount.images import ready_images
 from layerstore.mount.places import Places
 from layerstore.snapshots import SnapshotKind, Snapshots
 from layerstore.snapshots.plainfiles import PlainLowers
+from layerstore.store import gc
 from layerstore.store import session as session_module
 from layerstore.store.mountstate import ContentTable
 from tests.faults.injection import GONE
 from tests.support.stores import (
     assert_clean,
+    assert_tight,
     payload,
     put_file,
     sample_images,
@@ -84,9 +87,10 @@ class Operation:
 
 
 def small_groups() -> None:
-    """Many flushes and background syncs in a small load."""
+    """Many flushes and background syncs in a small load, many batches in a small collection."""
     session_module.GROUP_BYTES = 16 << 10
     session_module._SYNC_EVERY = 8 << 10
+    gc._FIRST_ROWS = gc._MAX_ROWS = 8
 
 
 def run_chain(
@@ -117,12 +121,15 @@ def check(operation: Operation, root: Path, archives: Path, acknowledged: Sequen
         ]
         worlds = [_world(operation, counts) for counts in itertools.product(*ways)]
         _assert_shows(store, worlds)
+        assert_clean(store)
         operation.look(store)
         for count, steps in zip(done, operation.chains, strict=True):
             for step in steps[count:]:
                 step.do(store, archives)
+        store.prune()
         _assert_shows(store, [_world(operation, [len(steps) for steps in operation.chains])])
         operation.look(store)
+        assert_tight(store)
 
 
 def _assert_whole(store: LayerStore, images: Mapping[str, Image]) -> None:
@@ -160,7 +167,7 @@ def _world(operation: Operation, counts: Sequence[int]) -> _World:
 
 
 def _assert_shows(store: LayerStore, worlds: Sequence[_World]) -> None:
-    """The store shows one of these worlds, every byte of it, and nothing in it is damaged or lost."""
+    """The store shows one of these worlds, every byte of it."""
     names = {name for summary in store.images() for name in summary.names}
     snapshots = {info.name: info.kind for info in store.snapshots.walk()}
     shown = [w for w in worlds if w.images.keys() == names and w.snapshots == snapshots]
@@ -173,7 +180,6 @@ def _assert_shows(store: LayerStore, worlds: Sequence[_World]) -> None:
                 record = record_of.get(txn, key)
             assert record is not None
             assert store.snapshots._directories.upper(record.id).is_dir(), f"{key} has no directory"
-    assert_clean(store)
 
 
 def _load(image: Image) -> Step:
@@ -243,6 +249,19 @@ def _stack(store: LayerStore, image: Image) -> tuple[DiffID, ...]:
     return tuple(layer.diff_id for layer in store.inspect(image.tags[0]).layers)
 
 
+def _child(key: str, parent: str) -> Step:
+    """A snapshot on another, with the directory that its mount needs."""
+
+    def do(store: LayerStore, archives: Path) -> None:
+        del archives
+        snapshots = _snapshots(store)
+        with suppress(AlreadyExists):
+            snapshots.prepare(key, parent)
+        snapshots.mounts(key)
+
+    return Step(do, snapshots={key: SnapshotKind.ACTIVE})
+
+
 def _commit(name: str, key: str) -> Step:
     def do(store: LayerStore, archives: Path) -> None:
         del archives
@@ -269,6 +288,25 @@ def _commit_image(key: str, name: str) -> Step:
         commit_image(store.store, _snapshots(store), key, name, options)
 
     return Step(do, {name: None})
+
+
+def _prune() -> Step:
+    return Step(lambda store, archives: store.prune())
+
+
+def _prune_beside_a_session() -> Step:
+    """A session that goes on has looked chunks up: they are condemned and wait for the next run."""
+
+    def do(store: LayerStore, archives: Path) -> None:
+        del archives
+        with store.store.begin() as session:
+            put_file(session, payload(3, 5_000))
+            session.settle()
+            report = store.prune().garbage
+            session.flush()
+        assert report.waiting or not report.layers
+
+    return Step(do)
 
 
 def _make_images(image: Image) -> Step:
@@ -311,6 +349,7 @@ def _dies(root: Path) -> None:
 
 
 _FIRST, _SECOND, _THIRD = sample_images(71, count=3, layer_size=_LAYER)
+_SAME_AS_SECOND = replace(_SECOND, tags=("test/same:1",))
 
 OPERATIONS = {
     operation.name: operation
@@ -360,10 +399,52 @@ OPERATIONS = {
             prepare=_die_loading,
         ),
         Operation(
-            "mount images",
-            ((_make_images(_FIRST), _make_images(_SECOND)),),
+            "mount images, prune",
+            (
+                (
+                    _make_images(_FIRST),
+                    _make_images(_SECOND),
+                    _remove(_SECOND.tags[0]),
+                    _prune(),
+                ),
+            ),
             (_load(_FIRST), _load(_SECOND)),
             look=_look_at_images,
         ),
+        Operation(
+            "rmi, prune",
+            (
+                (
+                    _remove(_SECOND.tags[0]),
+                    _prune(),
+                    _load(_SECOND),
+                    _remove(_FIRST.tags[0]),
+                    _prune_beside_a_session(),
+                    _prune(),
+                ),
+            ),
+            (_load(_FIRST), _load(_SECOND)),
+        ),
+        Operation(
+            "snapshot remove, prune",
+            (
+                (
+                    _adopt(_FIRST, "base"),
+                    _child("top", "base"),
+                    _remove(_FIRST.tags[0]),
+                    _prune(),
+                    _remove_snapshot("top"),
+                    _remove_snapshot("base"),
+                    _prune(),
+                ),
+            ),
+            (_load(_FIRST), _load(_SECOND)),
+        ),
+        Operation(
+            "prune beside a load",
+            ((_remove(_SECOND.tags[0]), _prune()), (_load(_SAME_AS_SECOND),)),
+            (_load(_FIRST), _load(_SECOND)),
+        ),
+        Operation("prune after a crash", ((_prune(),),), (_load(_FIRST),), prepare=_die_loading),
     )
 }

@@ -7,11 +7,14 @@ The folder is on a tmpfs where there is one: nothing here depends on what the fi
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -156,8 +159,10 @@ class Recording:
 
 
 @cache
-def build_recorder(folder: Path) -> Path:
-    """Compile the shim. Raises: CalledProcessError."""
+def build_recorder() -> Path:
+    """Compile the shim, once for this process. Raises: CalledProcessError."""
+    folder = Path(tempfile.mkdtemp(prefix="recorder-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "recorder.so"
     words = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, _SOURCE]
     subprocess.run([*map(str, words), "-lpthread"], check=True)
