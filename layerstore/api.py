@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         listing,
         load,
         naming,
+        optimize,
         prune,
         rootfs,
         run,
@@ -307,6 +308,19 @@ class LayerStore:
 
         return run.run_image(self.store, self.snapshots, name, options or RunOptions())
 
+    def optimize(
+        self, *, again: bool = False, progress: Progress = SILENT
+    ) -> optimize.OptimizeReport:
+        """Turn compressed layers that are kept into recipes, from which their exact bytes are made again.
+
+        Safe beside all other work, and after a crash. With `again` also those that an earlier run could not convert.
+
+        Raises: Unsupported: no native kernels. CorruptStore, StoreFull: what was converted before stays so.
+        """
+        from layerstore.images import optimize
+
+        return optimize.optimize_blobs(self.store, again=again, progress=progress)
+
     def verify(self, *, progress: Progress = SILENT) -> checking.StoreReport:
         """Re-hash every reachable chunk, layer and kept blob; damage is in the report, not raised.
 
@@ -323,7 +337,7 @@ class LayerStore:
         return emit.iter_layer(self.store, DiffID(parse_digest(diff_id)))
 
     def iter_blob(self, digest: str) -> Iterator[bytes]:
-        """The exact bytes of a blob that was kept (documents always are). Raises: NotFound, CorruptStore."""
+        """The exact bytes of a blob that was kept or can be made again (documents always are). Raises: NotFound, CorruptStore."""
         from layerstore import emit
 
         return emit.iter_blob(self.store, parse_digest(digest))

@@ -27,6 +27,7 @@ VERBS = {
     "tag": "naming",
     "rmi": "naming",
     "prune": "prune",
+    "optimize": "optimize",
     "verify": "verify",
     "mount": "mount",
     "umount": "mount",

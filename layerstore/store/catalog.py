@@ -51,22 +51,27 @@ class LayerRecord:
 
 
 class Wrapping(StrEnum):
-    """How the bytes of a blob can be had. A recipe of the compressor will be one more value."""
+    """How the bytes of a blob can be had."""
 
     KEPT = "kept"  # from the blob's own stretches
+    REGENERATED = "regenerated"  # from the layer's tar and a gzip recipe, which the stretches hold
     PLAIN = "plain"  # it is the layer's tar
     DROPPED = "dropped"  # not at all: only the tar that was inside
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """A blob of `size` bytes; `diff_id` where it is a layer, `compression` as in `codecs.Compression`."""
+    """A blob of `size` bytes; `diff_id` where it is a layer, `compression` as in `codecs.Compression`.
+
+    `reason` says of a kept one why it could not be made again from a recipe; empty: nobody has tried.
+    """
 
     size: int
     wrapping: Wrapping
     diff_id: DiffID | None
     compression: str
     stretches: tuple[Stretch, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,8 @@ class Catalog:
             "compression": record.compression,
             "stretches": _dump_stretches(record.stretches),
         }
+        if record.reason:
+            document["reason"] = record.reason
         self._database.put(txn, "blobs", raw(digest), _dump(document))
 
     def delete_blob(self, txn: Transaction, digest: Digest) -> bool:
@@ -211,6 +218,7 @@ def _blob(data: bytes) -> BlobRecord:
             None if diff_id is None else DiffID(parse_digest(diff_id)),
             str(document["compression"]),
             _load_stretches(document["stretches"]),
+            str(document.get("reason", "")),
         )
 
 

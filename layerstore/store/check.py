@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import Digest
     from layerstore.formats.recipe import Part
-    from layerstore.store.catalog import Stretch
+    from layerstore.store.catalog import BlobRecord, Stretch
     from layerstore.store.database import Transaction
     from layerstore.store.store import Store
 
@@ -80,12 +80,12 @@ def verify_store(
     damages = [*_check_index(store), *_check_space(store), *_check_links(store)]
     with store.read() as txn:
         layers = list(store.catalog.layers(txn))
-        blobs = [
-            (digest, record)
-            for digest, record in store.catalog.blobs(txn)
-            if record.wrapping is Wrapping.KEPT
-        ]
+        records = list(store.catalog.blobs(txn))
         chunks = store.index.count(txn)
+    blobs = [(digest, record) for digest, record in records if record.wrapping is Wrapping.KEPT]
+    for digest, record in records:
+        if record.wrapping is Wrapping.REGENERATED:
+            damages += _check_recipe(store, digest, record)
     streams = [
         *(_Stream("layer", digest, record.size, record.stretches) for digest, record in layers),
         *(_Stream("blob", digest, record.size, record.stretches) for digest, record in blobs),
@@ -122,6 +122,17 @@ def _check_stream(store: Store, stream: _Stream, done: Callable[[int], object]) 
         problem = f"comes out as {got}, {count} bytes instead of {stream.size}"
         return Damage(stream.what, stream.digest, problem)
     return None
+
+
+def _check_recipe(store: Store, digest: Digest, record: BlobRecord) -> Iterator[Damage]:
+    """The recipe of a blob is what was stored; whether the blob comes out of it is not tried here."""
+    try:
+        for _ in store.reader.iter_stream(record.stretches):
+            pass
+    except CorruptStore as error:
+        numbers = [number for stretch in record.stretches for number in stretch.literals]
+        damaged = tuple(sorted(_damaged(store, np.array(numbers, "u8"))))
+        yield Damage("blob", digest, str(error), damaged, ("(the recipe itself)",))
 
 
 def _diagnosis(store: Store, stream: _Stream, problem: str) -> Damage:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["BLOCK", "GARBAGE_COLLECTED", "SEGMENT", "VERSION", "Layout"]
+__all__ = ["BLOB_RECIPES", "BLOCK", "GARBAGE_COLLECTED", "SEGMENT", "VERSION", "Layout"]
 
 VERSION = 1
 SEGMENT = 64 << 20  # the chunk file grows by this; EROFS needs the file's end on a 4 KiB border
@@ -36,7 +36,9 @@ BLOCK = 4096  # what the filesystem can free, and what EROFS reads
 
 _MAGIC = "layerstore"
 _MAX_FORMAT = 64 << 10  # bytes
-_INCOMPATIBLE = frozenset(("cdc-gear-1", "frames-zstd", "parts-1"))
+_FIRST_INCOMPATIBLE = frozenset(("cdc-gear-1", "frames-zstd", "parts-1"))  # of an empty store
+BLOB_RECIPES = "blob-recipes-1"  # there are, or were, blobs that are made again from a recipe
+_INCOMPATIBLE = _FIRST_INCOMPATIBLE | {BLOB_RECIPES}
 GARBAGE_COLLECTED = "gc-1"  # writers hold what they rely on, as docs/durability.md says
 _READ_ONLY_COMPATIBLE = frozenset((GARBAGE_COLLECTED,))
 
@@ -112,7 +114,7 @@ class Layout:
             document = {
                 "magic": _MAGIC,
                 "version": VERSION,
-                "incompatible": sorted(_INCOMPATIBLE),
+                "incompatible": sorted(_FIRST_INCOMPATIBLE),
                 "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
                 "compatible": [],
             }
@@ -133,11 +135,19 @@ class Layout:
                 )
 
     def add_read_only_compatible(self, feature: str) -> None:
-        """Say of an older store that from here on only those may write to it that know a feature."""
-        document = self._read_format()
-        features = self._features(document, "read_only_compatible")
-        if feature not in features:
-            document["read_only_compatible"] = sorted({*features, feature})
+        """Say of an older store that from here on only those may write to it that know a feature. Durable."""
+        self._add("read_only_compatible", feature)
+
+    def add_incompatible(self, feature: str) -> None:
+        """Say that from here on only those may open the store that know a feature. Durable."""
+        self._add("incompatible", feature)
+
+    def _add(self, kind: str, feature: str) -> None:
+        if feature in self._features(self._read_format(), kind):
+            return
+        with files.locked_directory(self.root):  # another process may add another one
+            document = self._read_format()
+            document[kind] = sorted({*self._features(document, kind), feature})
             files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
 
     def check(self) -> frozenset[str]:

@@ -90,22 +90,33 @@ class ChunkReader:
         """The part of a stretch."""
         return decode_part(b"".join(self.read(np.array(stretch.part, "u8"))))
 
-    def iter_stream(self, stretches: Sequence[Stretch]) -> Iterator[bytes]:
-        """Join a stream from its stretches, in blocks of up to a few MiB; memory is bounded."""
-        for stretch in stretches:
-            literals = self.join_literals(stretch)
-            if stretch.part:
-                yield from self._join(self.part(stretch), literals)
-            elif literals:
-                yield literals
+    def iter_stream(self, stretches: Sequence[Stretch], start: int = 0) -> Iterator[bytes]:
+        """Join a stream from its stretches, in blocks of up to a few MiB; memory is bounded.
 
-    def _join(self, part: Part, literals: bytes) -> Iterator[bytes]:
-        """Interleave literals and extents, a batch of extents at a time."""
-        limits = _batches(part.extents["length"])
+        With `start`, from that byte on: of what is before, only the parts are read.
+        """
+        for stretch in stretches:
+            if not stretch.part:
+                literals = self.join_literals(stretch)
+                if block := literals[start:]:
+                    yield block
+                start = max(start - len(literals), 0)
+                continue
+            part = self.part(stretch)
+            if start >= part.length:
+                start -= part.length
+                continue
+            yield from self._join(part, self.join_literals(stretch), start)
+            start = 0
+
+    def _join(self, part: Part, literals: bytes, start: int) -> Iterator[bytes]:
+        """Interleave literals and extents from a byte on, a batch of extents at a time."""
+        ops, extents, literals, start = _behind(part, literals, start)
+        limits = _batches(extents["length"])
         contents: list[bytes | memoryview] = []
         first = limit = extent = at = 0
         out: list[bytes | memoryview] = []
-        for literal, count in part.ops.tolist():
+        for literal, count in ops.tolist():
             out.append(literals[at : at + literal])
             at += literal
             end = extent + count
@@ -115,7 +126,9 @@ class ChunkReader:
                         yield block
                     out = []
                     first, limit = limit, limits.pop()
-                    contents = self._read_extents(part.extents[first:limit])
+                    contents = self._read_extents(extents[first:limit])
+                    if start:  # inside the first extent
+                        contents[0], start = contents[0][start:], 0
                 until = min(end, limit)
                 out += contents[extent - first : until - first]
                 extent = until
@@ -185,6 +198,27 @@ def _neighbours(
         ):
             cuts.append(position)
     return [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True)]
+
+
+def _behind(
+    part: Part, literals: bytes, start: int
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], bytes, int]:
+    """Ops, extents and literals without what lies before `start`, and how much of the first extent does too."""
+    if not start:
+        return part.ops, part.extents, literals, 0
+    ops, extents = part.ops, part.extents
+    ends = np.concatenate([[0], np.cumsum(extents["length"], dtype="i8")])
+    counts = np.concatenate([[0], np.cumsum(ops["extents"], dtype="i8")])
+    given = np.concatenate([[0], np.cumsum(ops["literal"], dtype="i8")])
+    op = int(np.searchsorted((given + ends[counts])[1:], start, side="right"))
+    start -= int(given[op] + ends[counts[op]])
+    skipped = min(start, int(ops["literal"][op]))
+    start += int(ends[counts[op]]) - skipped
+    first = int(np.searchsorted(ends, start, side="right")) - 1
+    ops = ops[op:].copy()
+    ops["literal"][0] -= skipped
+    ops["extents"][0] -= first - int(counts[op])
+    return ops, extents[first:], literals[int(given[op]) + skipped :], start - int(ends[first])
 
 
 def _batches(lengths: npt.NDArray[np.uint32]) -> list[int]:

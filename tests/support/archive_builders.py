@@ -140,14 +140,24 @@ def oci_layout(
 
 
 def oci_layout_of(
-    images: Iterable[tuple[Image, Mapping[str, str]]], codec: Codec = "gzip"
+    images: Iterable[tuple[Image, Mapping[str, str]]],
+    codec: Codec = "gzip",
+    compressed: Mapping[bytes, bytes] | None = None,
 ) -> dict[str, bytes]:
-    """The files of an OCI layout: images with the annotations of their entries in `index.json`."""
+    """The files of an OCI layout: images with the annotations of their entries in `index.json`.
+
+    `compressed` has the blobs of layers that are not to be compressed here.
+    """
+    ready = compressed or {}
     blobs: dict[str, bytes] = {}
     roots = []
     for image, notes in images:
         layers = [
-            _put(blobs, _OCI + "layer.v1.tar" + _SUFFIX[codec], _compress(x, codec))
+            _put(
+                blobs,
+                _OCI + "layer.v1.tar" + _SUFFIX[codec],
+                ready[x] if x in ready else _compress(x, codec),
+            )
             for x in image.layers
         ]
         config = _put(blobs, _OCI + "config.v1+json", image.config)
