@@ -18,11 +18,14 @@ from layerstore import errors
 if TYPE_CHECKING:
     from layerstore.api import LayerStore
     from layerstore.api import open_store as open
+    from layerstore.images.accounting import DiskUsage, ImageUsage
     from layerstore.images.checking import ImageDamage, StoreReport
+    from layerstore.images.holding import Held
     from layerstore.images.listing import HistoryStep, ImageDetails, ImageSummary, LayerDetails
     from layerstore.images.load import LayerReport, LayerStatus, LoadedImage, LoadReport
     from layerstore.images.naming import RemoveReport
     from layerstore.images.progress import Progress
+    from layerstore.images.removal import RemovalForecast
     from layerstore.images.rootfs import ImportOptions, ImportReport
     from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
     from layerstore.limits import Limits
@@ -33,10 +36,13 @@ __all__ = [
     "ArchiveKind",
     "Change",
     "ChangeKind",
+    "DiskUsage",
+    "Held",
     "HistoryStep",
     "ImageDamage",
     "ImageDetails",
     "ImageSummary",
+    "ImageUsage",
     "ImportOptions",
     "ImportReport",
     "LayerDetails",
@@ -47,6 +53,7 @@ __all__ = [
     "LoadReport",
     "LoadedImage",
     "Progress",
+    "RemovalForecast",
     "RemoveReport",
     "SaveReport",
     "SavedImage",
@@ -60,6 +67,10 @@ __all__ = [
 # Loaded at first use: `layerstore --help` need not wait for numpy and LMDB.
 _MODULES = {
     "LayerStore": "api",
+    "DiskUsage": "images.accounting",
+    "ImageUsage": "images.accounting",
+    "Held": "images.holding",
+    "RemovalForecast": "images.removal",
     "ImageDamage": "images.checking",
     "StoreReport": "images.checking",
     "HistoryStep": "images.listing",

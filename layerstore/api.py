@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from layerstore.images import (
+        accounting,
         checking,
         commit,
+        holding,
         listing,
         load,
         naming,
         optimize,
         prune,
+        removal,
         rootfs,
         run,
         save,
@@ -216,6 +219,33 @@ class LayerStore:
         from layerstore.images import naming
 
         return naming.remove_image(self.store, name, force=force)
+
+    def removal(self, *names: str, force: bool = False) -> removal.RemovalForecast:
+        """What `remove` of these names and a `prune` would free, all of them together; nothing is changed.
+
+        Raises: NotFound, FailedPrecondition: as `remove`. CorruptStore.
+        """
+        from layerstore.images import removal
+
+        return removal.forecast_removal(self.store, names, force=force)
+
+    def usage(self) -> accounting.DiskUsage:
+        """Where every byte of the store's disk is, by image and in all. See docs/measuring.md.
+
+        Raises: CorruptStore.
+        """
+        from layerstore.images import accounting
+
+        return accounting.account(self.store)
+
+    def why(self, text: str) -> list[holding.Held]:
+        """Who needs an image, a digest, or what is at a path that begins with a slash, in all images at once.
+
+        Raises: NotFound, InvalidArgument, CorruptStore.
+        """
+        from layerstore.images import holding
+
+        return holding.why(self.store, text)
 
     def prune(self, options: prune.PruneOptions | None = None) -> prune.PruneReport:
         """Remove images that nobody needs, and free all that nothing needs; safe beside all other work.

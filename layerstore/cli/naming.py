@@ -8,11 +8,12 @@ import click
 
 from layerstore.cli.failures import Failures
 from layerstore.cli.output import format_option, print_json, print_note, print_text
-from layerstore.cli.wording import familiar_name
+from layerstore.cli.wording import count_text, familiar_name, size_text
 from layerstore.errors import NotFound
 
 if TYPE_CHECKING:
     from layerstore.cli.settings import Settings
+    from layerstore.images.removal import RemovalForecast
 
 __all__ = ["rmi_verb", "tag_verb"]
 
@@ -38,10 +39,23 @@ def tag_verb(settings: Settings, source: str, name: str, form: str) -> None:
     is_flag=True,
     help="Remove an ID with all its names; do not mind what is missing.",
 )
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would go, and what `prune` then frees."
+)
 @format_option()
 @click.pass_obj
-def rmi_verb(settings: Settings, names: tuple[str, ...], force: bool, form: str) -> None:
+def rmi_verb(
+    settings: Settings, names: tuple[str, ...], force: bool, dry_run: bool, form: str
+) -> None:
     """Forget names (or IDs); an image goes with its last name."""
+    if dry_run:
+        with settings.open_for_reading() as store:
+            forecast = store.removal(*names, force=force)
+        if form == "json":
+            print_json(forecast)
+        else:
+            _print_forecast(forecast)
+        return
     failures = Failures(is_debugging=settings.debug)
     removed = []
     with settings.open_for_writing(create=False) as store:
@@ -63,3 +77,15 @@ def rmi_verb(settings: Settings, names: tuple[str, ...], force: bool, form: str)
     if form == "json":
         print_json({"removed": removed, "failures": failures.failed})
     failures.leave()
+
+
+def _print_forecast(forecast: RemovalForecast) -> None:
+    for full in forecast.untagged:
+        print_text(f"Would be untagged: {familiar_name(full)}")
+    for image in forecast.deleted:
+        print_text(f"Would be deleted: {image.digest}, {size_text(image.freed)} alone")
+    print_text(f"{count_text(forecast.layers, 'layer')}, {count_text(forecast.chunks, 'chunk')}")
+    together = f", of it {size_text(forecast.shared)} only together" if forecast.shared else ""
+    print_text(f"Would be freed by prune: {size_text(forecast.freed)}{together}")
+    if forecast.garbage:
+        print_text(f"Freed by prune in any case: {size_text(forecast.garbage)}")

@@ -26,6 +26,8 @@ VERBS = {
     "diff": "diff",
     "tag": "naming",
     "rmi": "naming",
+    "df": "df",
+    "why": "why",
     "prune": "prune",
     "optimize": "optimize",
     "verify": "verify",

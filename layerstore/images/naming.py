@@ -14,10 +14,12 @@ from layerstore.images.lookup import find_target, manifests_of, names_by_target
 from layerstore.reference import parse_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerstore.digest import Digest
     from layerstore.store.store import Store
 
-__all__ = ["RemoveReport", "remove_image", "tag_image"]
+__all__ = ["RemoveReport", "name_in", "plan_removal", "remove_image", "tag_image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,15 @@ def remove_image(store: Store, text: str, *, force: bool = False) -> RemoveRepor
     return report
 
 
-def _try_remove(store: Store, text: str, *, force: bool) -> RemoveReport | None:
-    target = find_target(store, text)
-    before = names_by_target(store)
+def plan_removal(
+    store: Store, text: str, target: Digest, before: dict[Digest, list[str]], *, force: bool
+) -> RemoveReport:
+    """What goes when `text`, which is `target`, is removed and these are all names by target. Changes nothing.
+
+    Raises: as `remove_image`.
+    """
     names = before.get(target, [])
-    named = _name_in(text, names)
+    named = name_in(text, names)
     untagged = [named] if named else names
     if not named and len(names) > 1 and not force:
         raise FailedPrecondition(
@@ -69,23 +75,31 @@ def _try_remove(store: Store, text: str, *, force: bool) -> RemoveReport | None:
         )
     goes = set(untagged) == set(names)
     doomed = _only_behind(store, target, before) if goes else []
-    with store.write() as txn:
-        # Not only the names of this target: a new index may hold an image that is about to go.
-        if sorted(store.catalog.refs(txn)) != sorted((n, t) for t in before for n in before[t]):
-            return None
-        for name in untagged:
-            store.catalog.delete_ref(txn, name)
-        for digest in doomed:
-            store.catalog.delete_image(txn, digest)
     return RemoveReport(tuple(untagged), tuple(doomed))
 
 
-def _name_in(text: str, names: list[str]) -> str | None:
+def name_in(text: str, names: Sequence[str]) -> str | None:
+    """The full name that `text` is, if it is one of these."""
     try:
         full = str(parse_reference(text))
     except InvalidArgument:
         return None
     return full if full in names else None
+
+
+def _try_remove(store: Store, text: str, *, force: bool) -> RemoveReport | None:
+    target = find_target(store, text)
+    before = names_by_target(store)
+    plan = plan_removal(store, text, target, before, force=force)
+    with store.write() as txn:
+        # Not only the names of this target: a new index may hold an image that is about to go.
+        if sorted(store.catalog.refs(txn)) != sorted((n, t) for t in before for n in before[t]):
+            return None
+        for name in plan.untagged:
+            store.catalog.delete_ref(txn, name)
+        for digest in plan.deleted:
+            store.catalog.delete_image(txn, digest)
+    return plan
 
 
 def _only_behind(store: Store, target: Digest, names: dict[Digest, list[str]]) -> list[Digest]:

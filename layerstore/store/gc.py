@@ -127,6 +127,9 @@ def estimate_garbage(
         live = records_of(store, {*kept, *(roots.images - gone), *roots.used}, txn)
         layers = {d: record.stretches for d, record in store.catalog.layers(txn)}
         blobs = {d: record.stretches for d, record in store.catalog.blobs(txn)}
+        if roots.all_leased:
+            live.layers.update(layers)
+            live.blobs.update(blobs)
         marks = NumberSet(store.index.count(txn))
         streams = [stretches for diff_id, stretches in layers.items() if diff_id in live.layers]
         streams += [stretches for digest, stretches in blobs.items() if digest in live.blobs]

@@ -34,12 +34,14 @@ class Roots:
         images: manifest digests of all images, named or not.
         used: what mounts, snapshots, sessions and leases hold.
         everything: a session or a lease holds all there is.
+        all_leased: a lease does, so that it stays beyond what runs now.
     """
 
     refs: frozenset[Digest]
     images: frozenset[Digest]
     used: frozenset[Digest]
     everything: bool
+    all_leased: bool
 
     def targets(self) -> set[Digest]:
         """All digests that something must stay for."""
@@ -58,11 +60,13 @@ def read_roots(store: Store, txn: Transaction) -> Roots:
         used |= session.holds
     for lease in leases:
         used.update(lease.holds)
+    all_leased = any(one.holds_all for one in leases)
     return Roots(
         frozenset(target for _, target in store.catalog.refs(txn)),
         frozenset(store.catalog.image_digests(txn)),
         frozenset(used),
-        any(one.holds_all for one in sessions) or any(one.holds_all for one in leases),
+        all_leased or any(one.holds_all for one in sessions),
+        all_leased,
     )
 
 

@@ -10,8 +10,16 @@ import layerstore
 
 def test_the_public_names_are_these() -> None:
     assert sorted(layerstore.__all__) == [
-        *("ArchiveKind", "Change", "ChangeKind", "HistoryStep", "ImageDamage", "ImageDetails"),
-        *("ImageSummary", "ImportOptions", "ImportReport", "LayerDetails", "LayerReport"),
+        *("ArchiveKind", "Change", "ChangeKind", "DiskUsage", "Held", "HistoryStep"),
+        *("ImageDamage", "ImageDetails"),
+        *(
+            "ImageSummary",
+            "ImageUsage",
+            "ImportOptions",
+            "ImportReport",
+            "LayerDetails",
+            "LayerReport",
+        ),
         *(
             "LayerStatus",
             "LayerStore",
@@ -19,6 +27,7 @@ def test_the_public_names_are_these() -> None:
             "LoadReport",
             "LoadedImage",
             "Progress",
+            "RemovalForecast",
             "RemoveReport",
         ),
         *("SaveReport", "SavedImage", "StoreReport", "View", "errors", "open"),
