@@ -351,14 +351,24 @@ class LayerStore:
 
         return optimize.optimize_blobs(self.store, again=again, progress=progress)
 
-    def verify(self, *, progress: Progress = SILENT) -> checking.StoreReport:
-        """Re-hash every reachable chunk, layer and kept blob; damage is in the report, not raised.
+    def verify(
+        self,
+        *,
+        depth: str = "everything",
+        rate: int | None = None,
+        jobs: int | None = None,
+        resume: bool = False,
+        progress: Progress = SILENT,
+    ) -> checking.StoreReport:
+        """Check tables (depth "structure"), needed chunks ("chunks"), or all there is; damage is in the report, not raised.
 
-        Raises: CorruptStore: the tables themselves cannot be read.
+        At most `rate` bytes of chunks are read in a second; `resume` goes on where the last run of the depth was stopped.
+
+        Raises: InvalidArgument.
         """
         from layerstore.images import checking
 
-        return checking.verify_images(self.store, progress)
+        return checking.verify_images(self.store, depth, rate, jobs, resume, progress)
 
     def iter_layer(self, diff_id: str) -> Iterator[bytes]:
         """The exact tar of a layer, block by block; hashed on its way. Raises: NotFound, CorruptStore."""

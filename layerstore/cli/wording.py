@@ -21,6 +21,7 @@ __all__ = [
     "count_text",
     "familiar_name",
     "one_line",
+    "parse_size",
     "printable",
     "short_id",
     "size_text",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_SIZE = re.compile(r"(\d{1,15})([KMGTkmgt]?)")
 _FRACTION = re.compile(
     r"\.(\d{1,6})\d*"
 )  # nanoseconds are normal in configs, datetime stops at six
@@ -51,6 +53,14 @@ def size_text(size: int) -> str:
         value, unit = value / 1000, unit + 1
     digits = 0 if unit == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{digits}f} {_UNITS[unit]}"
+
+
+def parse_size(text: str) -> int:
+    """A size as people type it: `50M`; K, M, G and T are powers of 1024. Raises: InvalidArgument."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(f"{text!r} is no size: give a number, with K, M, G or T behind it")
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
 def count_text(count: int, noun: str, plural: str = "") -> str:

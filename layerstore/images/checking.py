@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from layerstore.errors import CorruptStore, InvalidArgument
 from layerstore.images.lookup import names_by_target
 from layerstore.images.progress import SILENT
-from layerstore.store.check import Damage, VerifyReport, verify_store
+from layerstore.store.check import Damage, Depth, VerifyOptions, VerifyReport, verify_store
 
 if TYPE_CHECKING:
     from layerstore.images.progress import Progress
@@ -32,17 +33,38 @@ class StoreReport:
     damages: tuple[ImageDamage, ...]
 
 
-def verify_images(store: Store, progress: Progress = SILENT) -> StoreReport:
-    """Check every byte of the store, and name the images that are hit.
+def verify_images(
+    store: Store,
+    depth: str = Depth.EVERYTHING,
+    rate: int | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> StoreReport:
+    """Check a store as closely as is asked, and name the images that are hit.
 
-    Raises: CorruptStore: the tables themselves cannot be read.
+    Raises: InvalidArgument.
     """
+    if depth not in list(Depth):
+        raise InvalidArgument(f"depth {depth!r}: give {', '.join(Depth)}")
+    options = VerifyOptions(Depth(depth), rate, jobs, resume)
+    begun = False
+
+    def start(task: str, size: int) -> None:
+        nonlocal begun
+        begun = True
+        progress.start(task, size)
+
     with store.hold(everything=True):
-        report = verify_store(store, start=progress.start, done=progress.advance)
-    progress.finish("damaged" if report.damages else "whole")
+        report = verify_store(store, options, start=start, done=progress.advance)
+    if begun:
+        progress.finish("damaged" if report.damages else "whole")
     if not report.damages:
         return StoreReport(report, ())
-    holders = _holders(store)
+    try:
+        holders = _holders(store)
+    except CorruptStore:  # the tables, which is in the report
+        holders = {}
     return StoreReport(
         report,
         tuple(

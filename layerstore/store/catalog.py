@@ -121,6 +121,10 @@ class Catalog:
         """Forget a layer that nothing leads to; whether it was there. Its chunks become garbage."""
         return self._database.delete(txn, "layers", raw(diff_id))
 
+    def layer_digests(self, txn: Transaction) -> Iterator[DiffID]:
+        """The diff IDs of all layers."""
+        return (DiffID(from_raw(key)) for key, _ in self._database.items(txn, "layers"))
+
     def layers(self, txn: Transaction) -> Iterator[tuple[DiffID, LayerRecord]]:
         """All layers."""
         for key, data in self._database.items(txn, "layers"):
@@ -147,6 +151,10 @@ class Catalog:
     def delete_blob(self, txn: Transaction, digest: Digest) -> bool:
         """Forget a blob that nothing leads to; whether it was there. Its own chunks become garbage."""
         return self._database.delete(txn, "blobs", raw(digest))
+
+    def blob_digests(self, txn: Transaction) -> Iterator[Digest]:
+        """The digests of all blobs."""
+        return (from_raw(key) for key, _ in self._database.items(txn, "blobs"))
 
     def blobs(self, txn: Transaction) -> Iterator[tuple[Digest, BlobRecord]]:
         """All blobs."""

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from layerstore.store.database import Database, Transaction
 
-__all__ = ["ChunkFile", "Extent"]
+__all__ = ["WORTH_REUSING", "ChunkFile", "Extent"]
 
 _FILE_SIZE = b"file_size"
-_WORTH_REUSING = 1 << 20  # a smaller free extent would cost more reservations than it saves bytes
+WORTH_REUSING = 1 << 20  # a smaller free extent would cost more reservations than it saves bytes
 
 
 class Extent(NamedTuple):
@@ -187,7 +187,7 @@ class ChunkFile:
 
     def _put_free(self, txn: Transaction, start: int, length: int) -> None:
         self._database.put(txn, "free", pack_u64(start), pack_u64(length))
-        if length >= _WORTH_REUSING:
+        if length >= WORTH_REUSING:
             self._database.put(txn, "reusable", pack_u64(start), b"")
 
     def _take_free(self, txn: Transaction, start: int) -> int:

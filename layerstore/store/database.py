@@ -107,7 +107,7 @@ class Database:
     """
 
     def __init__(
-        self, folder: Path, journal: Path, key: tuple[int, int], *, read_only: bool
+        self, folder: Path, journal: Path, key: tuple[int, int], *, read_only: bool, create: bool
     ) -> None:
         self._folder, self._journal = folder, journal
         self._key, self._users, self._pid = key, 0, os.getpid()
@@ -118,7 +118,8 @@ class Database:
         self._synced = Position.decode(None)
         self._full: StoreFull | None = None  # what the last write has met, for whoever comes after
         with _translated(folder):
-            lmdbfile.check_size(folder / "data.mdb")
+            if not create:
+                lmdbfile.check_size(folder / "data.mdb")
             self._env = lmdb.open(
                 str(folder),
                 map_size=_MAP_SIZE,
@@ -149,10 +150,12 @@ class Database:
         return tables
 
     @staticmethod
-    def open(folder: Path, journal: Path, *, read_only: bool) -> Database:
-        """Open a folder's database, or share it where this process has it open already.
+    def open(folder: Path, journal: Path, *, read_only: bool, create: bool = False) -> Database:
+        """Open a folder's database, or share it where this process has it open already; `create` makes its tables.
 
-        Raises: FailedPrecondition: it is to be written, and this process has it open for reading only.
+        Raises:
+            FailedPrecondition: it is to be written, and this process has it open for reading only.
+            CorruptStore: it is missing and not to be made: empty tables would be taken for the store's.
         """
         status = folder.stat()
         key = (status.st_dev, status.st_ino)
@@ -162,7 +165,7 @@ class Database:
                 database.drop_inherited()
                 database = None
             if database is None:
-                database = Database(folder, journal, key, read_only=read_only)
+                database = Database(folder, journal, key, read_only=read_only, create=create)
                 if not read_only:
                     files.fsync_directory(folder)
                     # Nobody is kept from a full store: a journal can be begun later as well.
@@ -276,6 +279,11 @@ class Database:
         """All of a table in the order of its keys."""
         if table in self._tables:
             yield from txn.cursor(self._tables[table])
+
+    def damaged_pages(self, txn: Transaction) -> list[str]:
+        """What is wrong with the pages of the file, in words; the transaction keeps them from being used again."""
+        del txn
+        return lmdbfile.check_pages(self._folder / "data.mdb")
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +22,6 @@ import numpy as np
 from layerstore.errors import CorruptStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["check_pages", "check_size"]
@@ -43,34 +43,46 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _NONE = (1 << 64) - 1  # the root of an empty table
 
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 1, 2, 4, 8
+_DIRTY = 0x10  # of a page that its transaction has written; without meaning on disk
 _BIG, _TABLE = 1, 2  # flags of a node
+_INTEGER = 8  # flag of a table
+_TRIES = 5
 
 _ADVICE = "run `layerstore repair`, which makes them again from the journal"
 
 
+class _Tree(NamedTuple):
+    """A table as its `MDB_db` counts it."""
+
+    is_numbered: bool  # its keys are native integers
+    depth: int
+    branches: int
+    leaves: int
+    overflows: int
+    entries: int
+    root: int
+
+
 class _Meta(NamedTuple):
     page_size: int
-    free_root: int
-    main_root: int
+    free: _Tree
+    main: _Tree
     last_page: int
     transaction: int
 
 
 def check_size(path: Path) -> None:
-    """Make sure that LMDB can map a file: no page that is in use lies behind its end. A missing or empty one passes.
+    """Make sure that LMDB can map a file: its root pages are a pair, and no page that is in use lies behind its end.
 
-    Raises: CorruptStore.
+    Raises: CorruptStore: also where the file is missing or empty, which LMDB would take for tables without rows.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        raise CorruptStore(f"{path.name} of the store is missing; {_ADVICE}") from None
     try:
-        size = os.fstat(fd).st_size
-        if not size:
-            return
         meta = _newest_meta(fd)
-        if size < (meta.last_page + 1) * meta.page_size:
+        if os.fstat(fd).st_size < (meta.last_page + 1) * meta.page_size:
             # That alone is no damage: pages that a transaction took and did not need are never written.
             for _ in _Walk(fd, meta).problems():
                 raise CorruptStore(f"the store's tables are cut short; {_ADVICE}")
@@ -78,24 +90,28 @@ def check_size(path: Path) -> None:
         os.close(fd)
 
 
-def check_pages(path: Path) -> Iterator[str]:
+def check_pages(path: Path) -> list[str]:
     """What is wrong with the pages of a file, in words. Hold a read transaction, so that no page is used again meanwhile."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield from _Walk(fd, _newest_meta(fd)).problems()
+        return _Walk(fd, _newest_meta(fd)).problems()
     except CorruptStore as error:
-        yield str(error)
+        return [str(error)]
     finally:
         os.close(fd)
 
 
 def _newest_meta(fd: int) -> _Meta:
-    first = _read_meta(fd, 0)
-    second = _read_meta(fd, first.page_size if first else 4096)
-    found = [meta for meta in (first, second) if meta is not None]
-    if not found:
-        raise CorruptStore(f"the store's tables have no root page; {_ADVICE}")
-    return max(found, key=lambda meta: meta.transaction)
+    """The root page that counts. Two transactions that follow one another wrote them, the even one page 0."""
+    for _ in range(_TRIES):  # a writer may come between the reads
+        first = _read_meta(fd, 0)
+        second = _read_meta(fd, first.page_size) if first else None
+        if first is None or second is None:
+            continue
+        low, high = sorted((first.transaction, second.transaction))
+        if high == 0 or (high - low == 1 and first.transaction % 2 == 0):
+            return first if first.transaction == high else second
+    raise CorruptStore(f"a root page of the store's tables is damaged; {_ADVICE}")
 
 
 def _read_meta(fd: int, at: int) -> _Meta | None:
@@ -107,12 +123,27 @@ def _read_meta(fd: int, at: int) -> _Meta | None:
     _, _, flags, _, _ = _PAGE.unpack_from(data)
     if magic != _MAGIC or version != _VERSION or not flags & _META_PAGE:
         return None
-    free = _DB.unpack_from(data, _PAGE.size + _META.size)
-    main = _DB.unpack_from(data, _PAGE.size + _META.size + _DB.size)
+    page_size = int.from_bytes(data[_PAGE.size + _META.size :][:4], "little")
+    free = _tree_of(data, _PAGE.size + _META.size)
+    main = _tree_of(data, _PAGE.size + _META.size + _DB.size)
     last, transaction = _LAST.unpack_from(data, _PAGE.size + _META.size + 2 * _DB.size)
-    if free[0] not in (4096, 8192, 16384, 32768, 65536):
+    if page_size not in (4096, 8192, 16384, 32768, 65536):
         return None
-    return _Meta(free[0], free[-1], main[-1], last, transaction)
+    return _Meta(page_size, free, main, last, transaction)
+
+
+def _tree_of(data: bytes, at: int) -> _Tree:
+    _, flags, depth, branches, leaves, overflows, entries, root = _DB.unpack_from(data, at)
+    return _Tree(bool(flags & _INTEGER), depth, branches, leaves, overflows, entries, root)
+
+
+class _Child(NamedTuple):
+    """A page to look at: how deep it is, and between which keys its own must lie (from, below; None: any)."""
+
+    page: int
+    depth: int
+    low: bytes | None
+    high: bytes | None
 
 
 @dataclass(slots=True)
@@ -122,6 +153,7 @@ class _Walk:
     fd: int
     meta: _Meta
     pages: int = 0
+    overflows: int = 0  # pages of long values so far
     seen: bytearray = field(
         default_factory=bytearray
     )  # one for each page: met in use, or on the free list
@@ -132,52 +164,107 @@ class _Walk:
         self.pages = os.fstat(self.fd).st_size // self.meta.page_size
         self.seen = bytearray(self.pages)
         self.seen[:2] = b"\1\1"
-        self._tree(self.meta.main_root, is_free_list=False)
-        self._tree(self.meta.free_root, is_free_list=True)
+        self._tree(self.meta.main, is_free_list=False)
+        self._tree(self.meta.free, is_free_list=True)
         lost = self.seen[: self.meta.last_page + 1].count(0)
         if lost and not self.found:
             self.found.append(f"{lost} pages of the tables are neither in use nor free")
         return self.found
 
-    def _tree(self, root: int, *, is_free_list: bool) -> None:
-        waiting = [] if root == _NONE else [root]
+    def _tree(self, tree: _Tree, *, is_free_list: bool) -> None:
+        waiting = [] if tree.root == _NONE else [_Child(tree.root, 1, None, None)]
+        branches = leaves = entries = 0
+        overflows = self.overflows
+        tables: list[_Tree] = []
         while waiting:
-            number = waiting.pop()
-            page = self._page(number)
-            if page is None:
+            child = waiting.pop()
+            page = self._page(child.page)
+            nodes = None if page is None else self._nodes(child, page)
+            if page is None or nodes is None:
                 continue
-            _, _, flags, lower, upper = _PAGE.unpack_from(page)
-            if not _PAGE.size <= lower <= upper <= len(page):
-                self.found.append(f"page {number} of the tables has an impossible layout")
-                continue
-            nodes = np.frombuffer(page, "<u2", (lower - _PAGE.size) // 2, _PAGE.size).tolist()
-            if any(at < upper or at + _NODE.size > len(page) for at in nodes):
-                self.found.append(f"page {number} of the tables has an impossible layout")
-            elif flags & _BRANCH:
-                for at in nodes:
-                    low, high, highest, _ = _NODE.unpack_from(page, at)
-                    waiting.append(low | high << 16 | highest << 32)
-            elif flags & _LEAF:
-                waiting += self._leaf(page, nodes, is_free_list=is_free_list)
+            keys = [
+                page[at + _NODE.size :][: int.from_bytes(page[at + 6 : at + 8], "little")]
+                for at in nodes
+            ]
+            if page[10] & _BRANCH:
+                branches += 1
+                waiting += self._children(child, page, nodes, keys, tree)
             else:
-                self.found.append(f"page {number} of the tables is of no kind")
+                leaves += 1
+                entries += len(nodes)
+                if child.depth != tree.depth:
+                    self.found.append(
+                        f"page {child.page} of the tables is not as deep as it should be"
+                    )
+                self._check_order(child, keys, tree)
+                tables += self._leaf(page, nodes, is_free_list=is_free_list)
+        overflows = self.overflows - overflows
+        if (branches, leaves, overflows, entries) != (
+            *(tree.branches, tree.leaves, tree.overflows, tree.entries),
+        ) and not self.found:
+            self.found.append("a table has more or fewer rows or pages than it counts")
+        for table in tables:
+            self._tree(table, is_free_list=False)
 
-    def _leaf(self, page: bytes, nodes: list[int], *, is_free_list: bool) -> list[int]:
-        """Overflow pages and free pages of a leaf are met; the roots of its tables come back."""
-        roots = []
+    def _nodes(self, child: _Child, page: bytes) -> list[int] | None:
+        """Where the nodes of a page lie; None if it cannot be one of a tree."""
+        _, _, flags, lower, upper = _PAGE.unpack_from(page)
+        if flags & ~_DIRTY not in (_BRANCH, _LEAF):
+            self.found.append(f"page {child.page} of the tables is of no kind")
+        elif not _PAGE.size <= lower <= upper <= len(page):
+            self.found.append(f"page {child.page} of the tables has an impossible layout")
+        else:
+            nodes: list[int] = np.frombuffer(
+                page, "<u2", (lower - _PAGE.size) // 2, _PAGE.size
+            ).tolist()
+            if all(upper <= at <= len(page) - _NODE.size for at in nodes):
+                return nodes
+            self.found.append(f"page {child.page} of the tables has an impossible layout")
+        return None
+
+    def _children(
+        self, child: _Child, page: bytes, nodes: list[int], keys: list[bytes], tree: _Tree
+    ) -> list[_Child]:
+        """The pages below a branch; its first key is never looked at."""
+        self._check_order(child, keys[1:], tree)
+        lows = [child.low, *keys[1:]]
+        highs = [*keys[1:], child.high]
+        children = []
+        for at, low, high in zip(nodes, lows, highs, strict=True):
+            low_half, high_half, highest, _ = _NODE.unpack_from(page, at)
+            number = low_half | high_half << 16 | highest << 32
+            children.append(_Child(number, child.depth + 1, low, high))
+        return children
+
+    def _check_order(self, child: _Child, keys: list[bytes], tree: _Tree) -> None:
+        bounds = [child.low, *keys, child.high]
+        known = [key for key in bounds if key is not None]
+        if tree.is_numbered:
+            known = [key[::-1] for key in known]
+        # The first key of a leaf may be the one that leads to it.
+        first = known[0] == known[1] if child.low is not None and len(known) > 1 else False
+        pairs = pairwise(known[1:] if first else known)
+        if not all(before < after for before, after in pairs):
+            self.found.append(f"page {child.page} of the tables has its keys in the wrong order")
+
+    def _leaf(self, page: bytes, nodes: list[int], *, is_free_list: bool) -> list[_Tree]:
+        """Overflow pages and free pages of a leaf are met; its tables come back."""
+        tables = []
         for at in nodes:
             low, high, flags, key = _NODE.unpack_from(page, at)
             length, start = low | high << 16, at + _NODE.size + key
             value = page[start : start + (8 if flags & _BIG else length)]
-            if flags & _BIG and len(value) == 8:
+            if flags & ~(_BIG | _TABLE):
+                self.found.append("a row of the tables is of no kind")
+            elif flags & _BIG and len(value) == 8:
                 value = self._overflow(int.from_bytes(value, "little"), length)
             elif flags & _TABLE and len(value) == _DB.size:
-                root = _DB.unpack(value)[-1]
-                if root != _NONE:
-                    roots.append(root)
+                tables.append(_tree_of(value, 0))
+            elif len(value) != length:
+                self.found.append("a row of the tables goes on behind its page")
             if is_free_list:
                 self._free(value)
-        return roots
+        return tables
 
     def _free(self, value: bytes) -> None:
         """A list of free pages: how many, then their numbers."""
@@ -186,10 +273,10 @@ class _Walk:
             self.found.append("a list of free pages of the tables has the wrong length")
             return
         for number in numbers[1:].tolist():
-            if number < self.pages:
-                self._meet(number)
-            elif number > self.meta.last_page:
+            if number > self.meta.last_page:
                 self.found.append(f"page {number} of the tables is free but does not exist")
+            elif number < self.pages:
+                self._meet(number)
 
     def _overflow(self, number: int, length: int) -> bytes:
         page = self._page(number)
@@ -204,6 +291,7 @@ class _Walk:
         if number + count > self.pages:
             self.found.append(f"page {number} of the tables goes on behind the end of the file")
             return b""
+        self.overflows += count
         for following in range(number + 1, number + count):
             self._meet(following)
         return os.pread(self.fd, length, number * self.meta.page_size + _PAGE.size)

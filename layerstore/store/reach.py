@@ -187,6 +187,10 @@ class NumberSet:
             more = np.zeros(count + 1 - len(self._bits), np.bool_)
             self._bits = np.concatenate([self._bits, more])
 
+    def discard(self, first: int, length: int) -> None:
+        """Take `length` consecutive numbers out."""
+        self._bits[first : first + length] = False
+
     def has(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether each of these is in the set."""
         found = np.zeros(len(numbers), np.bool_)

@@ -18,7 +18,7 @@ from layerstore.formats.recipe import Part, decode_part
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -55,8 +55,16 @@ class ChunkReader:
     Thread safety: all methods, from any thread.
     """
 
-    def __init__(self, database: Database, index: ChunkIndex, chunkfile: ChunkFile) -> None:
+    def __init__(
+        self,
+        database: Database,
+        index: ChunkIndex,
+        chunkfile: ChunkFile,
+        pace: Callable[[int], object] = lambda length: None,
+    ) -> None:
+        """Read a store's chunks. `pace` is told the bytes of each read of the chunk file before it, and may wait."""
         self._database, self._index, self._chunkfile = database, index, chunkfile
+        self._pace = pace
 
     def read(self, numbers: npt.NDArray[np.uint64]) -> list[bytes | memoryview]:
         """The contents of these chunks, in the order asked; none may be the hole. All are in memory at once.
@@ -153,6 +161,7 @@ class ChunkReader:
         """Read and check frames that lie close together; None for a damaged one."""
         base = int(places["address"][0])
         end = int(places["address"][-1]) + int(places["encoded"][-1])
+        self._pace(end - base)
         data = self._chunkfile.read(base, end - base)
         segments = np.stack([places["address"] - np.uint64(base), places["encoded"]], axis=1)
         if len(data) == end - base:

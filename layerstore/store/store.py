@@ -179,4 +179,4 @@ def _create(layout: Layout) -> None:
     """Make an empty store: its tables are durable before FORMAT says that there is one."""
     with files.no_room("make a store"), layout.creating() as is_new:
         if is_new:
-            Database.open(layout.meta, layout.journal, read_only=False).close()
+            Database.open(layout.meta, layout.journal, read_only=False, create=True).close()
