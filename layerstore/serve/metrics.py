@@ -2,6 +2,7 @@
 
     layerstore_snapshotter_calls_total{method,code}    layerstore_snapshotter_call_seconds{method}
     layerstore_snapshotter_calls_in_flight             layerstore_snapshots{kind}
+    layerstore_snapshotter_layers_offered_total        layers that a client need not fetch or unpack, as they are here
 
 Source: Prometheus, "Metric and label naming"; served by its own client library.
 """
@@ -52,6 +53,11 @@ class CallMetrics:
             "Calls that are being answered",
             registry=self.registry,
         )
+        self._offered = Counter(
+            "layerstore_snapshotter_layers_offered",
+            "Layers that a client need not fetch or unpack, as they are here",
+            registry=self.registry,
+        )
         self.registry.register(_Snapshots(snapshots))
 
     @contextmanager
@@ -59,6 +65,10 @@ class CallMetrics:
         """Count a call that is being answered."""
         with self._in_flight.track_inprogress():
             yield
+
+    def count_offered(self) -> None:
+        """Count a layer that a client need not unpack."""
+        self._offered.inc()
 
     def observe(self, method: str, code: str, duration_s: float) -> None:
         """Count a call that was answered."""

@@ -2,7 +2,8 @@
 
     Prepare View Mounts Commit Remove Stat Update List Usage Cleanup   ->   the method of `Snapshots`
 
-An error becomes a status code (`serve.codes`); nothing is decided here. Every call is counted and timed.
+An error becomes a status code (`serve.codes`); nothing is decided here. Every call is counted and timed. A Prepare for a
+layer that the store has is answered by ALREADY_EXISTS: containerd then looks for the committed snapshot, and fetches nothing.
 
 Source: containerd `api/services/snapshots/v1`; docs/snapshotter.md.
 """
@@ -20,7 +21,7 @@ import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from layerstore.errors import FailedPrecondition
+from layerstore.errors import AlreadyExists, FailedPrecondition
 from layerstore.serve._proto import snapshots_pb2 as pb
 from layerstore.serve.codes import message_of, status_code
 from layerstore.snapshots import Info, SnapshotKind
@@ -120,7 +121,14 @@ class SnapshotsService:
             )
 
     def _prepare(self, request: pb.MakeRequest) -> pb.MountsResponse:
-        self._snapshots.prepare(request.key, request.parent, dict(request.labels))
+        labels = dict(request.labels)
+        offered = self._snapshots.offer(request.key, request.parent, labels)
+        if offered is not None:
+            self._metrics.count_offered()
+            raise AlreadyExists(
+                f"snapshot {offered.name} has what was to be unpacked: already exists"
+            )
+        self._snapshots.prepare(request.key, request.parent, labels)
         return self._mounts_of(request.key)
 
     def _view(self, request: pb.MakeRequest) -> pb.MountsResponse:

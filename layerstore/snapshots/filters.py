@@ -7,7 +7,7 @@ r"""The filter language of containerd's lists, for snapshots.
     value    = "quoted" | /quoted/ | |quoted| (of ~= only) | anything up to a comma or space
 
 `==` and a bare field want the field to be there; `!=` does not; `~=` searches for a regular expression, in an absent
-field as in an empty one. Fields: `name`, `parent` (absent when empty), `kind`, `labels.KEY`, whose key may have dots.
+field as in an empty one. Fields: `name`, `parent` (empty at the bottom), `kind`, `labels.KEY`, whose key may have dots.
 
 Source: containerd's package `pkg/filters` and `core/snapshots`; regular expressions are Python's, not RE2.
 """
@@ -93,7 +93,7 @@ def _field(item: Filterable, path: tuple[str, ...]) -> str | None:
     if path == ("name",):
         return item.name
     if path == ("parent",):
-        return item.parent or None
+        return item.parent
     if path == ("kind",):
         return str(item.kind)
     return None

@@ -5,6 +5,7 @@
     mounts(key)              how to mount either of them
     commit(name, key)        the active snapshot `key` becomes the committed one `name`, on which others can stand
     fork(image stack, keys)  many active snapshots on layers of the store, without a parent
+    offer(key, parent)       a committed snapshot instead of an active one, of a layer that is here already
 
 `key` is the name of an active snapshot or a view, `name` that of a committed one, `parent` that of a committed one
 below; all are in one space of names, and any text will do. Only committed snapshots have children, and none that has
@@ -39,6 +40,7 @@ from layerstore.ingest import Expected, IngestReport, ingest_layer
 from layerstore.mount.mounter import NeededLowers
 from layerstore.mount.upper import BlockReader, RootAttributes, iter_upper_tar
 from layerstore.snapshots.filters import parse_filters
+from layerstore.snapshots.known import KnownLayers, name_for, wanted_chain
 from layerstore.snapshots.merged import merged_view
 from layerstore.snapshots.specs import (
     MAX_OPTIONS,
@@ -112,6 +114,7 @@ class Snapshots:
         self._store, self._lowers = store, lowers
         self._table = SnapshotTable(store.database)
         self._directories = SnapshotDirectories(store.layout)
+        self._known = KnownLayers(store, self._table)
 
     def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> Info:
         """Make an active snapshot on a committed one, or on nothing.
@@ -206,6 +209,37 @@ class Snapshots:
         Raises: NotFound: a layer, or the parent. AlreadyExists, InvalidArgument: as `prepare`.
         """
         return self._make([name], SnapshotKind.COMMITTED, parent, labels, tuple(stack))[0]
+
+    def offer(
+        self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
+    ) -> Info | None:
+        """Instead of an active snapshot to unpack a layer in, the committed one that it would become.
+
+        That is if `labels` name the stack that the layer completes (`containerd.io/snapshot.ref`), and the store has
+        the layer (`known`). The snapshot is one that is there, or a new one with these labels; None if `prepare` is
+        what has to be called.
+
+        Raises: AlreadyExists: the name is taken by another one. InvalidArgument, StoreFull: as `prepare`.
+        """
+        _check_key(key)
+        checked = _checked_labels(labels)
+        wanted = wanted_chain(checked)
+        if wanted is None:
+            return None
+        with self._store.read() as txn:
+            base = self._table.get(txn, parent) if parent else None
+            if parent and (base is None or base.kind is not SnapshotKind.COMMITTED):
+                return None
+            there = self._known.snapshot(txn, wanted, base)
+            layer = None if there else self._known.layer(txn, wanted, base, checked)
+        if there is not None:
+            return _info(there)
+        if layer is None:
+            return None
+        try:
+            return self.adopt(name_for(key, wanted), (layer,), parent, checked)
+        except (NotFound, FailedPrecondition):  # it was removed meanwhile
+            return None
 
     def capture(self, key: str, session: WriteSession) -> Captured:
         """Store an active snapshot's changes as a layer, which `session` keeps; the snapshot stays as it is.

@@ -122,8 +122,8 @@ class Catalog:
         return self._database.delete(txn, "layers", raw(diff_id))
 
     def layer_digests(self, txn: Transaction) -> Iterator[DiffID]:
-        """The diff IDs of all layers."""
-        return (DiffID(from_raw(key)) for key, _ in self._database.items(txn, "layers"))
+        """The diff IDs of all layers; their records are not read."""
+        return (DiffID(from_raw(key)) for key in self._database.keys(txn, "layers"))
 
     def layers(self, txn: Transaction) -> Iterator[tuple[DiffID, LayerRecord]]:
         """All layers."""

@@ -285,6 +285,11 @@ class Database:
         del txn
         return lmdbfile.check_pages(self._folder / "data.mdb")
 
+    def keys(self, txn: Transaction, table: str) -> Iterator[bytes]:
+        """The keys of a table, in their order."""
+        if table in self._tables:
+            yield from txn.cursor(self._tables[table]).iternext(keys=True, values=False)
+
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""
         with self.read() as txn:

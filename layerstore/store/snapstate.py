@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from layerstore.digest import Digest
     from layerstore.store.database import Database, Transaction
     from layerstore.store.layout import Layout
 
@@ -126,12 +127,22 @@ class SnapshotTable:
 
     def records(self, txn: Transaction) -> Iterator[SnapshotRecord]:
         """All snapshots; those with short keys first, by key."""
+        return map(_load, self._values(txn))
+
+    def _values(self, txn: Transaction) -> Iterator[bytes]:
         cursor = self._database.cursor(txn, "snapshots")
         for prefix in (b"k", b"h"):
             more = cursor.set_range(prefix)
             while more and cursor.key().startswith(prefix):
-                yield _load(cursor.value())
+                yield cursor.value()
                 more = cursor.next()
+
+    def mentioning(self, txn: Transaction, digest: Digest) -> Iterator[SnapshotRecord]:
+        """The snapshots in whose record a digest stands anywhere; only those are decoded."""
+        wanted = digest.encode()
+        for value in self._values(txn):
+            if wanted in value:
+                yield _load(value)
 
     def diff_ids(self, txn: Transaction) -> set[DiffID]:
         """All layers that snapshots need: roots for garbage collection."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from layerstore.errors import InvalidArgument
@@ -53,7 +55,6 @@ def test_what_matches(text: str) -> None:
         "labels.none",
         "name==one,kind==active",
         "name~=^n",
-        'parent==""',
         "name.more==one",
     ],
 )
@@ -71,6 +72,14 @@ def test_what_does_not_match(text: str) -> None:
 def test_what_is_no_filter(text: str) -> None:
     with pytest.raises(InvalidArgument, match="filter"):
         parse_filters([text])
+
+
+def test_a_bottom_layer_has_an_empty_parent() -> None:
+    """containerd looks for what a remote snapshotter has made by `parent==""`, among others."""
+    bottom = replace(ITEM, parent="")
+    assert parse_filters(['parent==""'])(bottom)
+    assert not parse_filters(['parent!=""'])(bottom)
+    assert not parse_filters(['parent==""'])(ITEM)
 
 
 def test_a_list_is_an_or_and_an_empty_one_everything() -> None:
