@@ -57,6 +57,7 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _MAX_LINKS = 40  # symbolic links in one look-up, as Linux
 _BATCH = 4 << 20  # bytes that are decoded at once
+_FEW = 16  # extents that are decoded at once without a count: at most 2 MiB
 _BUFFER = 128 << 10  # of an open file: the largest chunk
 _TYPES = {
     Kind.FILE: stat.S_IFREG,
@@ -398,9 +399,11 @@ class View:
 
     def _read(self, extents: npt.NDArray[np.void]) -> Iterator[tuple[int, bytes | memoryview]]:
         """Of each extent the length of the hole, or 0 and its content; a few MiB are decoded at once."""
-        stored = np.where(extents["number"] == HOLE, 0, extents["length"])
-        batches = np.cumsum(stored, dtype="i8") // _BATCH
-        cuts = (np.flatnonzero(np.diff(batches)) + 1).tolist()
+        cuts: list[int] = []
+        if len(extents) > _FEW:
+            stored = np.where(extents["number"] == HOLE, 0, extents["length"])
+            batches = np.cumsum(stored, dtype="i8") // _BATCH
+            cuts = (np.flatnonzero(np.diff(batches)) + 1).tolist()
         for first, end in pairwise([0, *cuts, len(extents)]):
             numbers = extents["number"][first:end]
             contents = iter(self.contents.read(numbers[numbers != HOLE]))

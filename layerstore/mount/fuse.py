@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from layerstore.errors import Busy, FailedPrecondition, Unsupported
 from layerstore.mount.driver import Needs, Support
 from layerstore.mount.linux import MountFlag, create_mount, unmount
+from layerstore.mount.sysfs import read_far_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,8 @@ class FuseDriver:
             self._unmount(target)
             raise
         os.close(connection)
+        if os.geteuid() == 0:
+            read_far_ahead(target)
 
     def umount(self, store: Store, places: Places, target: Path) -> None:
         """Unmount; the server ends."""

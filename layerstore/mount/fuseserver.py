@@ -24,6 +24,7 @@ import numpy as np
 
 from layerstore.digest import DiffID, parse_digest
 from layerstore.errors import LayerstoreError
+from layerstore.mount.siblings import SiblingReader
 from layerstore.store.store import Store
 from layerstore.tree import Kind
 from layerstore.view import open_view
@@ -64,7 +65,7 @@ _INIT = 26
 _UNANSWERED = (2, 36, 42)  # forget, interrupt, batch of forget
 _READ = 1 << 20  # bytes of one read, and of the kernel's readahead
 _PAGE = 4096
-_REQUEST = _READ + _PAGE
+_REQUEST = 64 << 10  # bytes of the largest request, with room: nothing is written
 _THREADS = 4
 _MODES = {
     Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.SYMLINK: 0o120000,
@@ -84,6 +85,7 @@ class FuseServer:
 
     def __init__(self, view: View, connection: int) -> None:
         self._view, self._tree, self._connection = view, view.tree, connection
+        self._siblings = SiblingReader(view)
         self._operations: dict[int, Callable[[int, bytes], bytes]] = {
             1: self._lookup, 3: self._getattr, 5: self._readlink, 15: self._read, 17: self._statfs,
             22: self._getxattr, 23: self._listxattr, 26: self._init, 28: self._readdir,
@@ -173,6 +175,7 @@ class FuseServer:
 
     def _read(self, inode: int, body: bytes) -> bytes:
         _, offset, size, _ = READ_IN.unpack_from(body)
+        self._siblings.before_read(inode, offset, size)
         return self._view.read_inode(inode, offset, size)
 
     def _statfs(self, inode: int, body: bytes) -> bytes:

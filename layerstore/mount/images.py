@@ -213,7 +213,8 @@ def _place_contents(
     lost = {number for number, known in hashes.items() if not _is_whole(places, number, known)}
     _give_up(store, sorted(lost))
     used = _worth_mounting([number for number in found.values() if number not in lost])
-    missing = [name for name in wanted if found.get(name, 0) not in used]
+    # In the order of the tree, in which they will be read: their inodes then come from disk one block after another.
+    missing = [name for name in contents.inodes if found.get(name, 0) not in used]
     if missing:
         used.add(_add_data_image(store, places, tree, contents, missing))
     return tuple(sorted(used))

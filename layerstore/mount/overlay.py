@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from layerstore.errors import LayerstoreError
 from layerstore.mount.linux import MountFlag, create_mount, unmount
 from layerstore.mount.mountinfo import read_mountinfo
+from layerstore.mount.sysfs import read_far_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -50,8 +51,10 @@ def mount_shared(places: Places, meta: str, data: Sequence[int], chunks: Path | 
     for number in data:
         options: list[Option] = [("source", places.data_image(number))]
         options += [("device", chunks)] if chunks is not None else []
-        # directio: without it the compressed bytes would be cached beside what they decode to.
-        _mount_once(places.data_mount(number), [*options, "directio", "ro"], run_device)
+        # Without these the compressed bytes would be cached beside what they decode to.
+        options += ["directio", ("cache_strategy", "disabled"), "ro"]
+        if _mount_once(places.data_mount(number), options, run_device):
+            read_far_ahead(places.data_mount(number))
     _mount_once(places.meta_mount(meta), [("source", places.meta_image(meta)), "ro"], run_device)
 
 
@@ -126,10 +129,11 @@ def sweep_shared(places: Places, wanted: Collection[Path]) -> None:
                 Path(entry.target).rmdir()
 
 
-def _mount_once(place: Path, options: Sequence[Option], run_device: int) -> None:
+def _mount_once(place: Path, options: Sequence[Option], run_device: int) -> bool:
+    """Whether it was not mounted yet."""
     place.mkdir(mode=0o700, exist_ok=True)
     if place.stat().st_dev != run_device:
-        return
+        return False
     try:
         with create_mount("erofs", options, _PRIVATE) as mount:
             mount.attach(place)
@@ -137,3 +141,4 @@ def _mount_once(place: Path, options: Sequence[Option], run_device: int) -> None
         with suppress(OSError):
             place.rmdir()
         raise
+    return True

@@ -43,6 +43,7 @@ from layerstore.mount.mounter import (
 )
 from layerstore.mount.mountinfo import MountEntry, boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.places import Places
+from layerstore.mount.sysfs import sysfs_name
 from layerstore.store.mountstate import MountRecord, MountTable
 from layerstore.tree import Kind
 from layerstore.view import open_view
@@ -459,6 +460,26 @@ def test_images_share_the_page_cache(store: Store, tmp_path: Path, driver: str) 
             assert _resident(two / "own") == 0
         (one / "shared").read_bytes()
         assert _resident(two / "shared") == 1
+
+
+def test_frames_are_read_past_the_page_cache_and_far_ahead(store: Store, target: Path) -> None:
+    with mount_stack(store, _simple(store), target, MountOptions(driver="erofs")):
+        (shown,) = [
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if f"{store.layout.root}/run/data/1 " in line
+        ]  # fmt: skip
+        assert {"directio", "cache_strategy=disabled"} <= set(shown.split()[-1].split(","))
+        os.sync()
+        with store.layout.chunks.open("rb") as chunks:
+            os.posix_fadvise(chunks.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        (target / "shared").read_bytes()
+        assert _resident(store.layout.chunks) == 0
+        if not os.access("/sys/class/bdi", os.W_OK):
+            pytest.skip("sysfs is read-only here")
+        kind, name = sysfs_name(Places.of(store.layout.root).data_mount(1))
+        assert kind == "erofs"
+        assert Path(f"/sys/class/bdi/{name}/read_ahead_kb").read_text() == "1024\n"
+        assert Path(f"/sys/fs/erofs/{name}/sync_decompress").read_text() == "2\n"
 
 
 def _record(target: Path, driver: str, **fields: object) -> MountRecord:

@@ -58,7 +58,8 @@ class DataFiles:
     """The contents that a data image shows.
 
     Attributes:
-        names: content names, in lower-case hex: distinct, and all of one length.
+        names: content names, in lower-case hex: distinct, and all of one length. Their order is that of the inodes: what
+            is read together should stand together, as Linux reads them a block at a time.
         counts: how many spans each has.
         spans: array of SPAN, in the order of the names; the sum of a content's `decoded` is its size.
     """
@@ -147,8 +148,8 @@ def write_data_image(files: DataFiles, chunk_file_bytes: int, uuid: bytes) -> by
         InvalidArgument: content names that are equal, or of several lengths.
         CorruptStore: a span breaks the rules of docs/format.md section 2.
     """
-    order = sorted(range(len(files.names)), key=files.names.__getitem__)
-    names = [files.names[number] for number in order]
+    order = np.array(sorted(range(len(files.names)), key=files.names.__getitem__), "i8")
+    names = [files.names[number] for number in order.tolist()]
     if len(set(names)) < len(names) or len({len(name) for name in names}) > 1:
         raise InvalidArgument("content names that are equal, or of several lengths")
     folders = sorted({name[:_FANOUT] for name in names})
@@ -168,13 +169,13 @@ def write_data_image(files: DataFiles, chunk_file_bytes: int, uuid: bytes) -> by
     total = np.concatenate([[0], np.cumsum(files.spans["decoded"], dtype="u8")])
     contents = inodes[count:]
     contents["kind"], contents["mode"], contents["nlink"] = Kind.FILE, 0o400, 1
-    contents["extent"], contents["extents"] = (ends - files.counts)[order], files.counts[order]
-    contents["size"] = (total[ends] - total[ends - files.counts])[order]
+    contents["extent"], contents["extents"] = ends - files.counts, files.counts
+    contents["size"] = total[ends] - total[ends - files.counts]
 
     plan = Plan(
         inodes,
         np.concatenate([np.zeros(len(folders), "u4"), folder_of]),
-        np.arange(1, len(inodes), dtype="u4"),
+        np.concatenate([np.arange(1, count), count + order]).astype("u4"),
         folders + [name[_FANOUT:] for name in names],
         [],
         [],

@@ -295,6 +295,17 @@ def test_a_data_image_has_every_content_once() -> None:
     assert image.nodes[image.root].nlink == 3
 
 
+def test_inodes_of_a_data_image_stand_in_the_order_given() -> None:
+    files = data_files(1, 3, 2, 4)
+    backwards = DataFiles(files.names[::-1], files.counts[::-1], files.spans[::-1].copy())
+    for given in (files, backwards):
+        image = read_image(write_data_image(given, DEVICE_BYTES, UUID))
+        places = {id(node): place for place, node in image.nodes.items()}
+        found = {b"/" + path: places[id(node)] for path, node in image.walk()}
+        numbers = [found[content_path(name)] for name in given.names]
+        assert numbers == sorted(numbers)
+
+
 def test_a_data_image_may_be_empty() -> None:
     none = DataFiles([], np.empty(0, "i8"), np.empty(0, SPAN))
     assert len(read_image(write_data_image(none, DEVICE_BYTES, UUID)).nodes) == 1
