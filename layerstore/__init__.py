@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from layerstore.images.checking import ImageDamage, StoreReport
     from layerstore.images.holding import Held
     from layerstore.images.listing import HistoryStep, ImageDetails, ImageSummary, LayerDetails
-    from layerstore.images.load import LayerReport, LayerStatus, LoadedImage, LoadReport
+    from layerstore.images.load import BlobPolicy, LayerReport, LayerStatus, LoadedImage, LoadReport
     from layerstore.images.naming import RemoveReport
     from layerstore.images.progress import Progress
     from layerstore.images.removal import RemovalForecast
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiveKind",
+    "BlobPolicy",
     "Change",
     "ChangeKind",
     "DiskUsage",
@@ -77,6 +78,7 @@ _MODULES = {
     "ImageDetails": "images.listing",
     "ImageSummary": "images.listing",
     "LayerDetails": "images.listing",
+    "BlobPolicy": "images.load",
     "LayerReport": "images.load",
     "LayerStatus": "images.load",
     "LoadReport": "images.load",

@@ -104,14 +104,15 @@ class LayerStore:
         self,
         source: str | os.PathLike[str] | BinaryIO,
         *,
-        keep_blobs: bool = False,
+        blobs: load.BlobPolicy | None = None,
         platform: str | None = None,
         name: str | None = None,
         progress: Progress = SILENT,
     ) -> load.LoadReport:
         """Load the images of a docker-archive or an OCI layout: a folder, a file however compressed, or a stream.
 
-        Each image is durable and visible when it is in the report. See `load.LoadOptions` for the arguments.
+        Each image is durable and visible when it is in the report. Compressed layers come out exactly again, unless
+        `blobs` says otherwise. See `load.LoadOptions` for the arguments.
 
         Raises: MalformedInput, DigestMismatch: bad input; nothing of that image is visible. StoreFull, NotFound.
         """
@@ -119,7 +120,7 @@ class LayerStore:
         from layerstore.images import load
 
         opened = Path(source) if isinstance(source, (str, os.PathLike)) else source
-        options = load.LoadOptions(keep_blobs, platform, name)
+        options = load.LoadOptions(blobs or load.BlobPolicy.EXACT, platform, name)
         with open_archive(opened, self.store.layout.tmp, self.store.limits) as archive:
             return load.load_archive(self.store, archive, options, progress)
 

@@ -62,7 +62,7 @@ def _blob(store: Store, digest: Digest) -> BlobRecord:
         raise NotFound(f"no blob {digest} in this store")
     if record.wrapping is Wrapping.DROPPED:
         raise NotFound(
-            f"blob {digest} was not kept, only the tar inside it; load it again with --keep-blobs"
+            f"blob {digest} was not kept, only the tar inside it; load it again without --drop-blobs"
         )
     return record
 

@@ -13,6 +13,7 @@ from layerstore.cli.inputs import STDIN, label_of, open_source
 from layerstore.cli.output import format_option, print_json, print_note, print_text
 from layerstore.cli.progress import shown_progress
 from layerstore.cli.wording import count_text, familiar_name, size_text
+from layerstore.images.load import BlobPolicy
 
 if TYPE_CHECKING:
     from layerstore.api import LayerStore
@@ -29,7 +30,7 @@ _PATH = click.Path(allow_dash=True, path_type=Path)
 class _Request:
     """How to load each of the archives."""
 
-    keep_blobs: bool
+    blobs: BlobPolicy
     platform: str | None
     name: str | None
     quiet: bool
@@ -60,7 +61,16 @@ class _Loaded:
 )
 @click.argument("paths", nargs=-1, type=_PATH, metavar="[FILE|DIR|-]...")
 @click.option(
-    "--keep-blobs", is_flag=True, help="Keep compressed layers too, so manifests keep their digest."
+    "--defer",
+    "blobs",
+    flag_value=BlobPolicy.DEFER.value,
+    help="Keep compressed layers as they are, for `optimize` to convert: quicker.",
+)
+@click.option(
+    "--drop-blobs",
+    "blobs",
+    flag_value=BlobPolicy.DROP.value,
+    help="Keep only the tars inside: manifests lose their digest.",
 )
 @click.option("--platform", metavar="OS/ARCH", help="Of an index, load only this platform.")
 @click.option("--name", help="Name the one image so, whatever the archive calls it.")
@@ -71,7 +81,7 @@ def load_verb(
     settings: Settings,
     first: Path | None,
     paths: tuple[Path, ...],
-    keep_blobs: bool,
+    blobs: str | None,
     platform: str | None,
     name: str | None,
     quiet: bool,
@@ -84,7 +94,7 @@ def load_verb(
     sources = [*([first] if first else []), *paths] or [STDIN]
     if sources.count(STDIN) > 1:
         raise click.UsageError("standard input can be read once only")
-    request = _Request(keep_blobs, platform, name, quiet, form == "text")
+    request = _Request(BlobPolicy(blobs or BlobPolicy.EXACT), platform, name, quiet, form == "text")
     failures = Failures(is_debugging=settings.debug)
     readable = []
     for path in sources:
@@ -105,7 +115,7 @@ def _load(store: LayerStore, label: str, source: Source, request: _Request) -> _
     with shown_progress(quiet=request.quiet) as progress:
         report = store.load(
             source,
-            keep_blobs=request.keep_blobs,
+            blobs=request.blobs,
             platform=request.platform,
             name=request.name,
             progress=progress,
@@ -124,8 +134,8 @@ def _load(store: LayerStore, label: str, source: Source, request: _Request) -> _
         _print_images(loaded, quiet=request.quiet)
     if not request.quiet and not all(image.exact for image in report.images):
         print_note(
-            "compressed layers were not kept: `save` writes manifests with other digests; "
-            "load with --keep-blobs to keep them"
+            "compressed layers were dropped: `save` writes manifests with other digests; "
+            "load without --drop-blobs to have them exact"
         )
     return loaded
 

@@ -82,7 +82,7 @@ def save_verb(
         if not image.exact and not quiet:
             print_note(
                 f"{image.name} is saved with the manifest digest {image.digest}, not the one it came with: "
-                "its compressed layers were not kept"
+                "its compressed layers were dropped"
             )
 
 

@@ -11,8 +11,9 @@ Source: docs/durability.md, invariant I11.
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from layerstore import emit
 from layerstore.digest import Digest
@@ -26,12 +27,20 @@ from layerstore.store.layout import BLOB_RECIPES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from layerstore.archives import MemberReader
     from layerstore.digest import DiffID, Readable
     from layerstore.formats.gzipsplit import GzipRecipe
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
-__all__ = ["Conversion", "convert_blob", "is_convertible", "record_recipe", "split_blob"]
+__all__ = [
+    "Conversion",
+    "Splitting",
+    "convert_blob",
+    "is_convertible",
+    "record_recipe",
+    "split_blob",
+]
 
 SMALLEST = 300  # bytes of a blob whose recipe, in a frame of its own, is clearly smaller
 
@@ -93,6 +102,38 @@ def split_blob(source: Readable, size: int) -> GzipRecipe:
     if size < SMALLEST:
         raise NotSplit(f"smaller than {SMALLEST} bytes")
     return split_gzip(source)
+
+
+class Splitting:
+    """Splits a blob in a thread of its own, while the block that this is used for does something else with it.
+
+    Thread safety: one thread at a time.
+    """
+
+    def __init__(self, open_source: Callable[[], MemberReader], size: int) -> None:
+        self._open_source, self._size = open_source, size
+        self._is_stopped = False
+        self._pool = ThreadPoolExecutor(1, "layerstore-split")
+
+    def __enter__(self) -> Self:
+        self._recipe = self._pool.submit(self._split)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_stopped = True
+        self._pool.shutdown()
+
+    def result(self) -> GzipRecipe:
+        """Wait for the recipe. Raises: as `split_blob`; what reading the source raises."""
+        return self._recipe.result()
+
+    def read(self, size: int, /) -> bytes:
+        """What the thread reads: nothing more as soon as nobody waits for it."""
+        return b"" if self._is_stopped else self._source.read(size)
+
+    def _split(self) -> GzipRecipe:
+        with self._open_source() as self._source:
+            return split_blob(self, self._size)
 
 
 def record_recipe(

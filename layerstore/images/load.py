@@ -1,6 +1,7 @@
 """Load: images out of an archive or a layout, layer by layer, visible only when whole.
 
-    archive > documents > each layer not known yet: ingest > one commit of documents, images, names
+    archive > documents > each layer not known yet: ingest, and split its blob beside it > recipe proven, or blob kept
+            > one commit of documents, images, names
 
 A layer is committed by itself, so that a load which is interrupted is not repeated from the start; an image, its
 index and its names are committed together, after all their layers.
@@ -9,19 +10,23 @@ index and its names are committed together, after all their layers.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from layerstore import kernels
 from layerstore.archives import DockerArchive, OciLayout
 from layerstore.digest import DiffID, Digest, digest_of
 from layerstore.errors import DigestMismatch, MalformedInput, NotFound
 from layerstore.formats import oci
 from layerstore.formats.codecs import Compression, sniff
+from layerstore.formats.gzipsplit import NotSplit
+from layerstore.images.convert import Splitting, record_recipe
 from layerstore.images.progress import SILENT, CountedReader
 from layerstore.ingest import Expected, ingest_blob, ingest_document, ingest_layer, verify_layer
 from layerstore.reference import parse_reference
-from layerstore.store.catalog import BlobRecord, ImageRecord, LayerRecord, Stretch, Wrapping
+from layerstore.store.catalog import BlobRecord, ImageRecord, LayerRecord, Wrapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +37,27 @@ if TYPE_CHECKING:
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
-__all__ = ["LayerReport", "LayerStatus", "LoadOptions", "LoadReport", "LoadedImage", "load_archive"]
+__all__ = [
+    "BlobPolicy",
+    "LayerReport",
+    "LayerStatus",
+    "LoadOptions",
+    "LoadReport",
+    "LoadedImage",
+    "load_archive",
+]
 
 _MAX_INDEX_DEPTH = 4  # an index of indexes exists; deeper is an attack
 _SNIFF = 64
+_WORTH = {Wrapping.DROPPED: 0, Wrapping.KEPT: 1, Wrapping.REGENERATED: 2, Wrapping.PLAIN: 3}
+
+
+class BlobPolicy(StrEnum):
+    """What becomes of compressed layers, whose digest is the one that manifests name."""
+
+    EXACT = "exact"  # made again from a recipe; what has none that is proven is kept as it is
+    DEFER = "defer"  # kept as they are, for `optimize` to convert
+    DROP = "drop"  # only the tars inside are kept: manifests get other digests on the way out
 
 
 class LayerStatus(StrEnum):
@@ -51,19 +73,23 @@ class LoadOptions:
     """How to load.
 
     Attributes:
-        keep_blobs: keep compressed layers byte for byte, so that manifests keep their digest on the way out.
+        blobs: what becomes of compressed layers.
         platform: of an index, only the manifest for this platform (`linux/arm64`); all that are present by default.
         name: give the (only) image this name instead of those in the archive.
     """
 
-    keep_blobs: bool = False
+    blobs: BlobPolicy = BlobPolicy.EXACT
     platform: str | None = None
     name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One layer of a loaded image; `new_bytes` is what it added to the disk, in compressed chunks."""
+    """One layer of a loaded image; `new_bytes` is what its tar added to the disk, in compressed chunks.
+
+    `wrapping` says how the blob that the manifest names can be had, as in `catalog.Wrapping`; `reason` why a gzip one is
+    kept and not regenerated.
+    """
 
     diff_id: DiffID
     size: int
@@ -71,6 +97,8 @@ class LayerReport:
     chunks: int = 0
     new_chunks: int = 0
     new_bytes: int = 0
+    wrapping: Wrapping = Wrapping.PLAIN
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,58 +256,87 @@ class _Loader:
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         ]
         self._keep_document(data)
-        exact = all(is_exact for _, is_exact in loaded)
+        exact = all(report.wrapping is not Wrapping.DROPPED for report in loaded)
         self._add_image(
             digest,
             manifest.config.digest,
             config,
-            tuple(report for report, _ in loaded),
+            tuple(loaded),
             exact=exact,
         )
 
     def _load_layer(
         self, archive: OciLayout, layer: oci.Descriptor, diff_id: DiffID
-    ) -> tuple[LayerReport, bool]:
-        """One layer blob; also whether its exact bytes can be had afterwards."""
+    ) -> LayerReport:
+        """One layer blob."""
         with self.store.read() as txn:
             record = self.store.catalog.layer(txn, diff_id)
             blob = self.store.catalog.blob(txn, layer.digest)
         if blob is not None and blob.diff_id not in (None, diff_id):
             raise DigestMismatch(diff_id, str(blob.diff_id), blob.size, source=layer.digest)
-        if record is not None and (
-            (
-                blob is not None
-                and (blob.wrapping is not Wrapping.DROPPED or not self.options.keep_blobs)
-            )
-            or not archive.has_blob(layer.digest)
-        ):
+        is_settled = blob is not None and (
+            blob.wrapping is not Wrapping.DROPPED or self.options.blobs is BlobPolicy.DROP
+        )
+        if record is not None and (is_settled or not archive.has_blob(layer.digest)):
             self.progress.start(_short(layer.digest), layer.size)
             self.progress.finish("known")
-            exact = blob is not None and blob.wrapping is not Wrapping.DROPPED
-            return LayerReport(diff_id, record.size, LayerStatus.KNOWN), exact
+            report = LayerReport(diff_id, record.size, LayerStatus.KNOWN)
+            return _wrapped(report, blob)
         if not archive.has_blob(layer.digest):
             raise MalformedInput(
                 f"layer {layer.digest} is not in the archive", source=archive.source
             )
         expected = Expected(layer.digest, layer.digest, layer.size, diff_id)
-        report, compression = self._store_layer(
-            lambda: archive.open_blob(layer.digest), expected, layer.size, record
-        )
-        wrapping = Wrapping.DROPPED
-        stretches: tuple[Stretch, ...] = ()
-        if compression is Compression.NONE:
-            wrapping = Wrapping.PLAIN
-        elif self.options.keep_blobs:
-            with archive.open_blob(layer.digest) as source:
-                wrapping, stretches = Wrapping.KEPT, ingest_blob(source, expected, self.session)
-        entry = BlobRecord(layer.size, wrapping, diff_id, compression.value, stretches)
+        report, entry = self._store_blob(archive, layer, expected, record)
         with self.session.commit() as txn:
             # Another load may have kept the blob meanwhile: a record is never made poorer.
             blob = self.session.catalog.blob(txn, layer.digest)
-            if blob is None or blob.wrapping is Wrapping.DROPPED:
+            if blob is None or _WORTH[blob.wrapping] < _WORTH[entry.wrapping]:
                 self.session.catalog.put_blob(txn, layer.digest, entry)
                 blob = entry
-        return report, blob.wrapping is not Wrapping.DROPPED
+        return _wrapped(report, blob)
+
+    def _store_blob(
+        self,
+        archive: OciLayout,
+        layer: oci.Descriptor,
+        expected: Expected,
+        record: LayerRecord | None,
+    ) -> tuple[LayerReport, BlobRecord]:
+        """The tar of a blob, and all that the blob itself needs; its record is not committed yet."""
+
+        def open_source() -> MemberReader:
+            return archive.open_blob(layer.digest)
+
+        compression = _sniffed(open_source)
+        is_split = (
+            compression is Compression.GZIP
+            and self.options.blobs is BlobPolicy.EXACT
+            and kernels.NAME == "native"
+        )
+        with Splitting(open_source, layer.size) if is_split else nullcontext() as splitting:
+            report = self._store_layer(open_source, expected, compression, layer.size, record)
+            none = BlobRecord(layer.size, Wrapping.DROPPED, report.diff_id, compression.value, ())
+            if compression is Compression.NONE:
+                return report, replace(none, wrapping=Wrapping.PLAIN)
+            if self.options.blobs is BlobPolicy.DROP:
+                return report, none
+            reason = ""
+            if splitting is not None:
+                try:
+                    return report, record_recipe(
+                        self.store,
+                        self.session,
+                        layer.digest,
+                        report.diff_id,
+                        splitting.result(),
+                    )
+                except NotSplit as error:
+                    reason = str(error)
+        with open_source() as source:
+            stretches = ingest_blob(source, expected, self.session)
+        kept = replace(none, wrapping=Wrapping.KEPT, stretches=stretches, reason=reason)
+        return report, kept
 
     def _load_member(self, archive: DockerArchive, member: str, diff_id: DiffID) -> LayerReport:
         with self.store.read() as txn:
@@ -291,12 +348,12 @@ class _Loader:
         else:
             reader, size = archive.open_member(member)
             reader.close()
-            report, _ = self._store_layer(
-                lambda: archive.open_member(member)[0],
-                Expected(f"{archive.source}, {member}", diff_id=diff_id),
-                size,
-                None,
-            )
+
+            def open_source() -> MemberReader:
+                return archive.open_member(member)[0]
+
+            expected = Expected(f"{archive.source}, {member}", diff_id=diff_id)
+            report = self._store_layer(open_source, expected, _sniffed(open_source), size, None)
         plain = BlobRecord(report.size, Wrapping.PLAIN, diff_id, Compression.NONE.value, ())
         self._put_if_new(diff_id, plain)
         return report
@@ -305,12 +362,11 @@ class _Loader:
         self,
         open_source: Callable[[], MemberReader],
         expected: Expected,
+        compression: Compression,
         size: int,
         record: LayerRecord | None,
-    ) -> tuple[LayerReport, Compression]:
+    ) -> LayerReport:
         """Ingest a layer, or only compare it where its tar is known."""
-        with open_source() as source:
-            compression = sniff(source.read(_SNIFF))
         self.progress.start(_short(expected.diff_id or expected.name), size)
         outcome = "failed"
         try:
@@ -332,7 +388,7 @@ class _Loader:
             outcome = report.status.value
         finally:
             self.progress.finish(outcome)
-        return report, compression
+        return report
 
     def _keep_blob(self, archive: OciLayout, blob: oci.Descriptor) -> None:
         """A blob that is no layer of an image (an attestation): as it is, where the archive has it."""
@@ -406,6 +462,18 @@ class _Loader:
             LoadedImage(names, config, digest, platform, layers, exact)
             for digest, config, platform, layers, exact in self.images
         ]
+
+
+def _sniffed(open_source: Callable[[], MemberReader]) -> Compression:
+    with open_source() as source:
+        return sniff(source.read(_SNIFF))
+
+
+def _wrapped(report: LayerReport, blob: BlobRecord | None) -> LayerReport:
+    """The report with what it says of the blob."""
+    if blob is None:  # never seen: its layer is known from elsewhere
+        return replace(report, wrapping=Wrapping.DROPPED)
+    return replace(report, wrapping=blob.wrapping, reason=blob.reason)
 
 
 def _short(digest: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from layerstore.api import open_store
 from layerstore.digest import digest_of
+from layerstore.images.load import BlobPolicy
 from tests.clients.images import awkward_image, runnable_image
 from tests.clients.servers import run
 from tests.support.archive_builders import docker_archive_of, oci_layout_of, write_folder
@@ -54,11 +55,11 @@ def test_docker_loads_an_image_that_came_in_compressed(docker: list[str], tmp_pa
     image = runnable_image("test/compressed:1")
     files = oci_layout_of([(image, {"org.opencontainers.image.ref.name": "1"})], "gzip")
     with open_store(tmp_path / "store") as store:
-        for keep_blobs in (False, True):
+        for blobs in (BlobPolicy.DROP, BlobPolicy.EXACT):
             store.load(
                 write_folder(tmp_path / "in", files),
                 name="test/compressed:1",
-                keep_blobs=keep_blobs,
+                blobs=blobs,
             )
             store.save("test/compressed:1", tmp_path / "saved.tar")
             run(*docker, "load", "-i", tmp_path / "saved.tar")

@@ -10,6 +10,7 @@ import pytest
 
 from layerstore.api import open_store
 from layerstore.digest import digest_of
+from layerstore.images.load import BlobPolicy
 from layerstore.images.save import ArchiveKind
 from tests.clients.images import runnable_image
 from tests.clients.servers import run
@@ -84,7 +85,7 @@ def test_skopeo_inspects_a_kept_image_as_it_did_the_original(
         codec,  # type: ignore[arg-type]  # a Literal
     )
     original = write_folder(tmp_path / "original", files)
-    store.load(original, keep_blobs=True, name="test/kept:1")
+    store.load(original, blobs=BlobPolicy.DEFER, name="test/kept:1")
     store.save("test/kept:1", tmp_path / "saved", kind=ArchiveKind.FOLDER)
     seen = [
         json.loads(_skopeo("inspect", f"oci:{folder}:1"))

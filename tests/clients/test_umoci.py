@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.api import open_store
+from layerstore.images.load import BlobPolicy
 from layerstore.images.save import ArchiveKind
 from tests.clients.images import awkward_image, runnable_image, tree_of
 from tests.clients.servers import run
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.client("umoci"), pytest.mark.root]
 
 
-@pytest.mark.parametrize("keep_blobs", [False, True])
+@pytest.mark.parametrize("blobs", list(BlobPolicy))
 @pytest.mark.parametrize("make", [runnable_image, awkward_image])
-def test_umoci_unpacks_the_same_tree(tmp_path: Path, make: object, keep_blobs: bool) -> None:
+def test_umoci_unpacks_the_same_tree(tmp_path: Path, make: object, blobs: BlobPolicy) -> None:
     started = time.time_ns() - 10**9  # the kernel's clock for files is a few milliseconds behind
     image = make("test/umoci:1")  # type: ignore[operator]  # one of two functions
     files = oci_layout_of([(image, {"org.opencontainers.image.ref.name": "1"})], "gzip")
     original = write_folder(tmp_path / "original", files)
     with open_store(tmp_path / "store") as store:
-        store.load(original, name="test/umoci:1", keep_blobs=keep_blobs)
+        store.load(original, name="test/umoci:1", blobs=blobs)
         store.save("test/umoci:1", tmp_path / "saved", kind=ArchiveKind.FOLDER)
     trees = []
     for folder in (original, tmp_path / "saved"):

@@ -77,13 +77,14 @@ def test_load_of_nothing_readable_makes_no_store(cli: Cli, tmp_path: Path) -> No
     assert not cli.root.exists()
 
 
-def test_load_says_that_dropped_blobs_change_digests_unless_they_are_kept(
-    cli: Cli, tmp_path: Path
+@pytest.mark.parametrize("option", ["--defer", None])
+def test_load_says_that_dropped_blobs_change_digests(
+    cli: Cli, tmp_path: Path, option: str | None
 ) -> None:
     layout = write_layout(tmp_path / "layout")
-    assert "--keep-blobs" in cli.ok("load", layout).err
-    assert "--keep-blobs" not in cli.ok("load", "-q", layout).err
-    assert "--keep-blobs" not in cli.ok("load", "--keep-blobs", layout).err
+    assert "--drop-blobs" in cli.ok("load", "--drop-blobs", layout).err
+    assert "--drop-blobs" not in cli.ok("load", "-q", "--drop-blobs", layout).err
+    assert "--drop-blobs" not in cli.ok("load", *([option] if option else []), layout).err
     digest = json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"]
     saved = cli.ok("save", "example/app:1", "-o", tmp_path / "o.tar", "--format", "json")
     assert saved.json["images"] == [{"name": "example/app:1", "digest": digest, "exact": True}]
@@ -124,7 +125,7 @@ def test_what_is_saved_loads_as_the_same_image(
     cli: Cli, tmp_path: Path, kind: str, zstd: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A layout whose gzip layers are dropped: zstd has something to do, on a store open for reading.
-    cli.ok("load", write_layout(tmp_path / "layout"))
+    cli.ok("load", "--drop-blobs", write_layout(tmp_path / "layout"))
     target = tmp_path / "copy"
     options = ["--zstd"] if zstd else []
     saved = cli.ok("save", "example/app:1", "-o", target, "--as", kind, *options)

@@ -14,6 +14,7 @@ from layerstore.api import open_store
 from layerstore.errors import InvalidArgument, NotFound, Unsupported
 from layerstore.images.bundle import RunOptions, open_inside, runtime_config
 from layerstore.images.commit import CommitOptions, commit_image, fork_image
+from layerstore.images.load import BlobPolicy
 from layerstore.images.rootfs import ImportOptions
 from layerstore.images.run import run_image
 from layerstore.snapshots import Snapshots, StoreLowers
@@ -80,19 +81,21 @@ def test_an_image_on_top_of_the_old_one(
     assert commit_image(store.store, snapshots, "work", "example/new:2", options).id == report.id
 
 
-@pytest.mark.parametrize("keep_blobs", [False, True])
+@pytest.mark.parametrize("blobs", list(BlobPolicy))
 def test_layers_keep_their_blobs_where_those_are_known(
-    store: LayerStore, snapshots: Snapshots, tmp_path: Path, keep_blobs: bool
+    store: LayerStore, snapshots: Snapshots, tmp_path: Path, blobs: BlobPolicy
 ) -> None:
-    store.load(write_layout(tmp_path / "in"), keep_blobs=keep_blobs)
+    store.load(write_layout(tmp_path / "in"), blobs=blobs)
     fork_image(store.store, snapshots, "example/app:1", ["work"])
     (_upper(snapshots, "work") / "new").touch()
     report = commit_image(store.store, snapshots, "work", "example/new:1")
     manifest = _document(store, report.digest)
     old = _document(store, store.inspect("example/app:1").summary.digest)
     kinds = [layer["mediaType"].rpartition(".")[2] for layer in manifest["layers"]]  # type: ignore[attr-defined]  # JSON
-    assert kinds == (["tar+gzip", "tar+gzip", "tar"] if keep_blobs else ["tar"] * 3)
-    if keep_blobs:
+    assert kinds == (
+        ["tar+gzip", "tar+gzip", "tar"] if blobs is not BlobPolicy.DROP else ["tar"] * 3
+    )
+    if blobs is not BlobPolicy.DROP:
         assert manifest["layers"][:2] == old["layers"]  # type: ignore[index]  # JSON
     saved = store.save("example/new:1", tmp_path / "out.tar")
     assert [image.exact for image in saved.images] == [True]

@@ -16,7 +16,7 @@ import zstandard
 from layerstore.api import open_store
 from layerstore.digest import digest_of
 from layerstore.errors import InvalidArgument, NotFound
-from layerstore.images.load import LayerStatus
+from layerstore.images.load import BlobPolicy, LayerStatus
 from layerstore.images.rootfs import ImportOptions
 from layerstore.images.save import ArchiveKind
 from tests.support.archive_builders import (
@@ -112,19 +112,25 @@ def test_saved_images_load_as_the_same_images(
 
 @pytest.mark.parametrize("kind", list(ArchiveKind))
 @pytest.mark.parametrize("source", ["oci-none", "oci-gzip", "oci-zstd"])
-def test_kept_blobs_go_out_under_the_manifest_digest_they_came_with(
-    store: LayerStore, other: LayerStore, tmp_path: Path, source: str, kind: ArchiveKind
+@pytest.mark.parametrize("blobs", [BlobPolicy.EXACT, BlobPolicy.DEFER])
+def test_images_go_out_under_the_manifest_digest_they_came_with(
+    store: LayerStore,
+    other: LayerStore,
+    tmp_path: Path,
+    source: str,
+    kind: ArchiveKind,
+    blobs: BlobPolicy,
 ) -> None:
     images = _two_images()
     data = _archive(images, source)
     (tmp_path / "original.tar").write_bytes(data)
-    loaded = store.load(io.BytesIO(data), keep_blobs=True)
+    loaded = store.load(io.BytesIO(data), blobs=blobs)
     assert all(image.exact for image in loaded.images)
     names = [tag for image in images for tag in image.tags]
     report = store.save(names, tmp_path / "saved", kind=kind)
     assert all(image.exact for image in report.images)
     assert _manifests(tmp_path / "saved") == _manifests(tmp_path / "original.tar")
-    again = other.load(tmp_path / "saved", keep_blobs=True)
+    again = other.load(tmp_path / "saved", blobs=blobs)
     assert {image.digest for image in again.images} == {image.digest for image in loaded.images}
     assert all(image.exact for image in again.images)
 
@@ -167,20 +173,24 @@ def test_load_in_another_wrapping_writes_documents_only(
 ) -> None:
     images = _two_images()
     store.load(io.BytesIO(_archive(images, first)))
-    report = store.load(io.BytesIO(_archive(images, second)))
+    report = store.load(io.BytesIO(_archive(images, second)), blobs=BlobPolicy.DROP)
     assert all(layer.new_chunks == 0 for image in report.images for layer in image.layers)
     assert report.new_chunks <= len(images), "at most a new manifest each"
     for image in images:
         assert_holds(store, image)
 
 
-def test_blob_kept_once_stays_kept_after_a_load_that_does_not_keep(store: LayerStore) -> None:
+@pytest.mark.parametrize("blobs", [BlobPolicy.EXACT, BlobPolicy.DEFER])
+def test_blob_kept_once_stays_so_after_a_load_that_drops(
+    store: LayerStore, blobs: BlobPolicy
+) -> None:
     images = _two_images()
     data = _archive(images, "oci-gzip")
-    store.load(io.BytesIO(data))
-    kept = store.load(io.BytesIO(data), keep_blobs=True)
-    assert all(image.exact for image in kept.images)
-    assert all(image.exact for image in store.load(io.BytesIO(data)).images)
+    dropped = store.load(io.BytesIO(data), blobs=BlobPolicy.DROP)
+    assert not any(image.exact for image in dropped.images)
+    for policy in (blobs, BlobPolicy.DROP):
+        again = store.load(io.BytesIO(data), blobs=policy)
+        assert all(image.exact for image in again.images)
 
 
 class _Pipe:
@@ -282,7 +292,7 @@ def test_index_with_absent_platforms_goes_out_as_it_came(
     files, digest = _index_layout(
         {"linux/amd64": amd, "linux/s390x": None, "linux/arm64/v8": arm}, attested=attested
     )
-    store.load(write_folder(tmp_path / "in", files), keep_blobs=True)
+    store.load(write_folder(tmp_path / "in", files), blobs=BlobPolicy.DEFER)
     assert {image.platform.split("/")[1] for image in store.images()} == {"amd64", "arm64"}
     for platform, image in (("linux/amd64", amd), ("linux/arm64", arm)):
         assert store.inspect("m/a:1", platform=platform).summary.id == digest_of(image.config)
@@ -291,7 +301,7 @@ def test_index_with_absent_platforms_goes_out_as_it_came(
     report = store.save("m/a:1", tmp_path / "out", kind=ArchiveKind.FOLDER)
     assert report.images[0].exact
     assert _manifests(tmp_path / "out") == {digest}
-    other.load(tmp_path / "out", keep_blobs=True)
+    other.load(tmp_path / "out", blobs=BlobPolicy.DEFER)
     assert {image.digest for image in other.images()} == {image.digest for image in store.images()}
     if attested:
         statements = [name for name, data in files.items() if data.startswith(b'{"subject"')]
@@ -306,7 +316,7 @@ def test_index_without_kept_blobs_goes_out_with_new_manifests(
     files, _ = _index_layout(
         {"linux/amd64": amd, "linux/s390x": None, "linux/arm64/v8": arm}, attested=True
     )
-    store.load(write_folder(tmp_path / "in", files))
+    store.load(write_folder(tmp_path / "in", files), blobs=BlobPolicy.DROP)
     for zstd in (False, True):
         folder = tmp_path / f"out-{zstd}"
         report = store.save("m/a:1", folder, kind=ArchiveKind.FOLDER, zstd=zstd)

@@ -1,4 +1,4 @@
-"""Errors and ends at every durability step of a conversion: the blob comes out exactly, before and after."""
+"""Errors and ends at the durability steps of a conversion, and of a load that converts: every blob that is there comes out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from layerstore import kernels
 from layerstore.api import open_store
 from layerstore.digest import digest_of
 from layerstore.errors import StoreFull
+from layerstore.images.load import BlobPolicy
 from tests.faults.injection import GONE, failing, stopping
 from tests.support.archive_builders import Image, layer_tar, oci_layout_of, tar_of
 from tests.support.gzips import text_of
@@ -23,6 +24,7 @@ from tests.support.stores import assert_clean
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from layerstore.api import LayerStore
     from layerstore.digest import Digest
 
 pytestmark = pytest.mark.skipif(
@@ -33,16 +35,31 @@ _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["layerstore.api", "tests.faults.injection"])
 
 
+NAME = {"org.opencontainers.image.ref.name": "test/kept:1"}
+
+
+def _blobs() -> dict[bytes, bytes]:
+    """Two layers, and their blobs."""
+    tars = [layer_tar({"a": text_of(20_000, seed)}) for seed in (1, 2)]
+    return {tar: gzip.compress(tar, 6, mtime=0) for tar in tars}
+
+
+def _by_digest(made: dict[bytes, bytes]) -> dict[Digest, bytes]:
+    return {digest_of(blob): blob for blob in made.values()}
+
+
+def load(store: LayerStore, blobs: BlobPolicy) -> dict[Digest, bytes]:
+    """Load an image with two gzip layers; returns the blobs."""
+    made = _blobs()
+    files = oci_layout_of([(Image.of(list(made)), NAME)], "gzip", made)
+    store.load(io.BytesIO(tar_of(files)), blobs=blobs)
+    return _by_digest(made)
+
+
 def keep_blobs(root: Path) -> dict[Digest, bytes]:
     """A store with two kept gzip layers; returns the blobs."""
-    tars = [layer_tar({"a": text_of(20_000, seed)}) for seed in (1, 2)]
-    blobs = {tar: gzip.compress(tar, 6) for tar in tars}
     with open_store(root) as store:
-        files = oci_layout_of(
-            [(Image.of(tars), {"org.opencontainers.image.ref.name": "test/kept:1"})], "gzip", blobs
-        )
-        store.load(io.BytesIO(tar_of(files)), keep_blobs=True)
-    return {digest_of(blob): blob for blob in blobs.values()}
+        return load(store, BlobPolicy.DEFER)
 
 
 def assert_gives(root: Path, blobs: dict[Digest, bytes]) -> None:
@@ -100,5 +117,35 @@ def test_process_that_ends_at_any_step_leaves_every_blob(tmp_path: Path) -> None
         assert_gives(root, blobs)
         if child.exitcode == 0:
             break
-        at += 7  # before and after are in turn, so that both come
+        at += 13  # before and after are in turn, so that both come
     assert at > 20, "a conversion has many steps"
+
+
+def _load_and_stop(root: Path, at: int) -> None:
+    with open_store(root) as store, stopping(at):
+        load(store, BlobPolicy.EXACT)
+
+
+def test_process_that_ends_at_any_step_of_a_load_has_the_image_with_its_blobs_or_not(
+    tmp_path: Path,
+) -> None:
+    at = 0
+    while True:
+        root = tmp_path / f"store-{at}"
+        with open_store(root):
+            pass
+        child = _children.Process(target=_load_and_stop, args=(root, at))
+        child.start()
+        child.join(60)
+        assert child.exitcode in (0, GONE)
+        with open_store(root) as store:
+            assert_clean(store)
+            is_there = bool(store.images())
+            assert is_there or child.exitcode == GONE
+            if not is_there:
+                load(store, BlobPolicy.EXACT)
+        assert_gives(root, _by_digest(_blobs()))
+        if child.exitcode == 0:
+            break
+        at += 17  # before and after are in turn, so that both come
+    assert at > 40, "a load has many steps"

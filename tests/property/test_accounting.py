@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from layerstore.api import open_store
 from layerstore.images.commit import commit_image, fork_image
+from layerstore.images.load import BlobPolicy
 from layerstore.images.prune import PruneOptions, prune_images
 from layerstore.snapshots import Snapshots
 from layerstore.snapshots.plainfiles import PlainLowers
@@ -51,12 +52,12 @@ class Accounted(RuleBasedStateMachine):
         stack=st.lists(_layers, min_size=1, max_size=3),
         tag=_tags,
         codec=st.sampled_from(["none", "gzip"]),
-        keep=st.booleans(),
+        blobs=st.sampled_from(list(BlobPolicy)),
     )
-    def load(self, stack: list[bytes], tag: str, codec: str, keep: bool) -> None:
+    def load(self, stack: list[bytes], tag: str, codec: str, blobs: BlobPolicy) -> None:
         note = {"org.opencontainers.image.ref.name": f"docker.io/library/{tag}"}
         files = oci_layout_of([(Image.of(stack), note)], codec)  # type: ignore[arg-type]  # a Literal
-        self.store.load(io.BytesIO(tar_of(files)), keep_blobs=keep)
+        self.store.load(io.BytesIO(tar_of(files)), blobs=blobs)
         self.tags.add(tag)
 
     @precondition(lambda self: self.tags)

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from layerstore.api import open_store
 from layerstore.digest import digest_of
 from layerstore.errors import NotFound
+from layerstore.images.load import BlobPolicy
 from layerstore.images.save import ArchiveKind
 from tests.support.archive_builders import (
     Image,
@@ -86,16 +87,16 @@ class StoreAndModel(RuleBasedStateMachine):
         stack=st.lists(layers, min_size=1, max_size=3),
         tag=_tags,
         codec=st.sampled_from(["none", "gzip", "zstd"]),
-        keep=st.booleans(),
+        blobs=st.sampled_from(list(BlobPolicy)),
     )
-    def load_layout(self, stack: list[bytes], tag: str, codec: str, keep: bool) -> None:
+    def load_layout(self, stack: list[bytes], tag: str, codec: str, blobs: BlobPolicy) -> None:
         image = Image.of(stack)
         files = oci_layout_of(
             [(image, {"org.opencontainers.image.ref.name": f"docker.io/library/{tag}"})],
             codec,  # type: ignore[arg-type]  # a Literal
         )
-        report = self.store.load(io.BytesIO(tar_of(files)), keep_blobs=keep)
-        assert report.images[0].exact or not (keep or codec == "none")
+        report = self.store.load(io.BytesIO(tar_of(files)), blobs=blobs)
+        assert report.images[0].exact or (blobs is BlobPolicy.DROP and codec != "none")
         self._now_points(tag, image)
 
     @rule(source=_tags, tag=_tags)

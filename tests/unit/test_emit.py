@@ -92,7 +92,7 @@ def test_a_plain_blob_is_its_layer(store: Store) -> None:
 def test_a_blob_of_which_only_the_tar_was_kept_is_not_found(store: Store) -> None:
     report = put(store, DIALECTS["ustar"])
     keep(store, NOTHING, Wrapping.DROPPED, diff_id=report.diff_id)
-    with pytest.raises(NotFound, match="--keep-blobs"):
+    with pytest.raises(NotFound, match="--drop-blobs"):
         list(iter_blob(store, NOTHING))
 
 

@@ -10,7 +10,7 @@ import layerstore
 
 def test_the_public_names_are_these() -> None:
     assert sorted(layerstore.__all__) == [
-        *("ArchiveKind", "Change", "ChangeKind", "DiskUsage", "Held", "HistoryStep"),
+        *("ArchiveKind", "BlobPolicy", "Change", "ChangeKind", "DiskUsage", "Held", "HistoryStep"),
         *("ImageDamage", "ImageDetails"),
         *(
             "ImageSummary",

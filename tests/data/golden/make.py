@@ -19,6 +19,7 @@ from pathlib import Path
 
 from layerstore.api import open_store
 from layerstore.digest import digest_of
+from layerstore.images.load import BlobPolicy
 from layerstore.snapshots import Snapshots
 from layerstore.snapshots.plainfiles import PlainLowers
 from tests.support.archive_builders import (
@@ -75,7 +76,7 @@ def _make(root: Path, scratch: Path) -> dict[str, object]:
     write_folder(layout, oci_layout([base, kept], image_config([base, kept]), "gzip"))
     with open_store(root) as store:
         images = [*store.load(archive).images]
-        images += store.load(layout, keep_blobs=True, name="golden/kept:1").images
+        images += store.load(layout, blobs=BlobPolicy.DEFER, name="golden/kept:1").images
         snapshots = Snapshots(store.store, PlainLowers(store.store))
         snapshots.prepare("work")
         (root / "snapshots" / "snap-1" / "fs" / "note").write_bytes(b"committed")

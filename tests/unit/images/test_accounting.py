@@ -14,6 +14,7 @@ from layerstore.api import LayerStore, open_store
 from layerstore.digest import digest_of
 from layerstore.errors import FailedPrecondition, InvalidArgument, NotFound
 from layerstore.images.accounting import account
+from layerstore.images.load import BlobPolicy
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar, oci_layout, tar_of
 from tests.support.cli_images import noise
 from tests.support.stores import sample_images, write_archive
@@ -146,7 +147,7 @@ def test_what_a_snapshot_or_a_lease_holds_is_not_freed(store: LayerStore) -> Non
 
 def test_kept_blobs_are_counted_by_themselves(store: LayerStore) -> None:
     files = oci_layout([layer_tar({"x": noise(100_000, 5)})])
-    store.load(io.BytesIO(tar_of(files)), name="a:1", keep_blobs=True)
+    store.load(io.BytesIO(tar_of(files)), name="a:1", blobs=BlobPolicy.DEFER)
     usage = account(store.store)
     assert usage.split.kept_blobs > 100_000
     [image] = usage.images

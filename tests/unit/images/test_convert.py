@@ -18,6 +18,7 @@ from layerstore.digest import Digest, digest_of
 from layerstore.emit import iter_blob
 from layerstore.errors import CorruptStore, Unsupported
 from layerstore.images.convert import convert_blob
+from layerstore.images.load import BlobPolicy
 from layerstore.regenerate import iter_regenerated
 from layerstore.store.catalog import BlobRecord, LayerRecord, Wrapping
 from layerstore.store.layout import BLOB_RECIPES
@@ -51,7 +52,7 @@ def keep_gzip(store: LayerStore, tar: bytes, blob: bytes) -> Digest:
     digest = digest_of(blob)
     name = {"org.opencontainers.image.ref.name": f"test/{digest[7:19]}:1"}
     files = oci_layout_of([(Image.of([tar]), name)], "gzip", {tar: blob})
-    store.load(io.BytesIO(tar_of(files)), keep_blobs=True)
+    store.load(io.BytesIO(tar_of(files)), blobs=BlobPolicy.DEFER)
     return digest
 
 

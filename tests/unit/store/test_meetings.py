@@ -14,6 +14,7 @@ from layerstore.api import open_store
 from layerstore.digest import digest_of
 from layerstore.errors import NotFound
 from layerstore.images import load, naming
+from layerstore.images.load import BlobPolicy
 from tests.support.archive_builders import (
     docker_archive_of,
     oci_layout_of,
@@ -87,7 +88,7 @@ def test_blob_kept_by_one_load_is_not_dropped_by_another_that_ends_later(
     data = _layout(image, "docker.io/test/a:1")
     report = store.load(
         io.BytesIO(data),
-        progress=_AfterLayer(lambda: store.load(io.BytesIO(data), keep_blobs=True)),
+        progress=_AfterLayer(lambda: store.load(io.BytesIO(data), blobs=BlobPolicy.DEFER)),
     )
     blobs = [layer.blob for layer in store.inspect("test/a:1").layers]
     for blob in blobs:

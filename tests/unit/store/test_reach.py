@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from layerstore.api import LayerStore, open_store
 from layerstore.digest import DiffID, digest_of
 from layerstore.errors import CorruptStore, NotFound
+from layerstore.images.load import BlobPolicy
 from layerstore.store.reach import NumberSet, Reach, records_of, stream_numbers
 from layerstore.tree import HOLE
 from tests.support.archive_builders import Image, layer_tar, oci_layout_of, tar_of
@@ -72,7 +73,7 @@ def test_an_index_leads_to_its_images_and_a_kept_layer_to_its_own_bytes(tmp_path
     image = Image.of(layers)
     with open_store(tmp_path / "store") as store:
         archive = io.BytesIO(tar_of(oci_layout_of([(image, {})], "gzip")))
-        report = store.load(archive, keep_blobs=True, name="app:1")
+        report = store.load(archive, blobs=BlobPolicy.DEFER, name="app:1")
         manifest = report.images[0].digest
         records = records_of(store.store, [manifest])
         assert records.images == {manifest}
