@@ -98,7 +98,8 @@ def assert_holds(store: LayerStore, image: Image) -> None:
 
 def assert_clean(store: LayerStore) -> None:
     """Verify finds nothing, and no space is lost to sessions that are gone."""
-    assert store.verify().damages == ()
+    damages = store.verify().damages
+    assert damages == (), damages
     assert reserved_sessions(store.store) == []
     extents = free_extents(store.store)
     assert extents == sorted(extents)
