@@ -101,7 +101,7 @@ def ready_images(
         key = stack_key(store, txn, diff_ids)
     found = _known_images(store, places, key, with_data=with_data)
     if found is None:
-        with places.building():
+        with files.no_room("write the images of a mount"), places.building():
             found = _known_images(store, places, key, with_data=with_data)
             if found is None:
                 with store.hold(*diff_ids):

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerstore.store.files import no_room
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -92,11 +94,12 @@ class Places:
         return self.root / "uppers" / token
 
     def make(self) -> None:
-        """Make the folders that are missing."""
-        for path in (self.images, self.objects, self.run, self.root / "uppers"):
-            path.mkdir(mode=0o700, exist_ok=True)
-        for path in (self.run / "meta", self.run / "data", self.run / "merged", self.empty):
-            path.mkdir(mode=0o700, exist_ok=True)
+        """Make the folders that are missing. Raises: StoreFull."""
+        with no_room("make the folders of mounts"):
+            for path in (self.images, self.objects, self.run, self.root / "uppers"):
+                path.mkdir(mode=0o700, exist_ok=True)
+            for path in (self.run / "meta", self.run / "data", self.run / "merged", self.empty):
+                path.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def mounting(self) -> Iterator[None]:

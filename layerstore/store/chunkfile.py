@@ -76,9 +76,13 @@ class ChunkFile:
             files.fdatasync(self._fd)
 
     def punch(self, extent: Extent) -> None:
-        """Give the blocks wholly inside a range back to the filesystem."""
+        """Give the blocks wholly inside a range back to the filesystem.
+
+        Raises: StoreFull: a filesystem may need room to say that there is a hole.
+        """
         start, end = -(-extent.start // BLOCK) * BLOCK, extent.end // BLOCK * BLOCK
-        files.punch_hole(self._fd, start, end - start)
+        with files.no_room("give blocks back"):
+            files.punch_hole(self._fd, start, end - start)
 
     def allocated_bytes(self) -> int:
         """What the file takes on disk."""

@@ -78,6 +78,9 @@ _DUMP = 1 << 20  # bytes of rows in one record of a new journal
 # Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
 _MAP_SIZE = 1 << 40
 _MAX_READERS = 1024
+_LOCK_TABLE = (
+    17 * 4096
+)  # bytes: what LMDB needs for so many, in whole pages (mdb.c, MDB_txninfo and MDB_reader)
 
 _U64 = struct.Struct(">Q")
 
@@ -120,15 +123,7 @@ class Database:
         with _translated(folder):
             if not create:
                 lmdbfile.check_size(folder / "data.mdb")
-            self._env = lmdb.open(
-                str(folder),
-                map_size=_MAP_SIZE,
-                max_dbs=len(TABLES),
-                max_readers=_MAX_READERS,
-                mode=0o600,
-                readonly=read_only,
-                readahead=False,
-            )
+            self._env = _open_environment(folder, read_only=read_only)
             try:
                 self._env.reader_check()
                 self._tables = self._open_tables(read_only=read_only)
@@ -441,6 +436,41 @@ class Database:
             return file.append(before.end, txn.id(), self._changes)
 
 
+def _open_environment(folder: Path, *, read_only: bool) -> Any:
+    if not read_only:
+        _allocate_lock_table(folder / "lock.mdb")
+    while True:
+        try:
+            return lmdb.open(
+                str(folder),
+                map_size=_MAP_SIZE,
+                max_dbs=len(TABLES),
+                max_readers=_MAX_READERS,
+                mode=0o600,
+                readonly=read_only,
+                readahead=False,
+            )
+        except lmdb.Error as error:
+            # A filesystem on a network or in FUSE may be interrupted, and LMDB does not try again.
+            if _code(error) != errno.EINTR:
+                raise
+
+
+def _allocate_lock_table(path: Path) -> None:
+    """Have the blocks of LMDB's lock file before it is mapped.
+
+    LMDB writes to it through the map, in each transaction; where the filesystem then has no room for a page that it
+    did not have before, or for the copy of one, the process ends (SIGBUS). Nobody is kept from a full store by this.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not os.fstat(fd).st_size:
+            files.write_in_place(fd)
+        files.allocate(fd, _LOCK_TABLE)
+    finally:
+        os.close(fd)
+
+
 def _is_journaled(table: str, key: bytes) -> bool:
     return table not in DERIVED and not (table == "state" and key in _DERIVED_STATE)
 
@@ -507,15 +537,17 @@ def _system_error(error: lmdb.Error, folder: Path) -> Exception:
 
     LMDB calls a write that a full disk cut short EIO (`mdb_page_flush`), so that the disk has to be asked.
     """
+    text, code = str(error), _code(error)
+    if code is None:
+        return error
+    if code in files.NO_ROOM or (
+        code == errno.EIO and (files.is_full(folder) or files.is_at_limit(folder / "data.mdb"))
+    ):
+        return StoreFull(f"no room to write the store's tables: {text}; free some space and repeat")
+    return OSError(code, f"the store's tables: {text}")
+
+
+def _code(error: lmdb.Error) -> int | None:
+    """The errno behind an error of LMDB, if there is one."""
     text = str(error)
-    for code in errno.errorcode:
-        if text.endswith(os.strerror(code)):
-            if code in files.NO_ROOM or (
-                code == errno.EIO
-                and (files.is_full(folder) or files.is_at_limit(folder / "data.mdb"))
-            ):
-                return StoreFull(
-                    f"no room to write the store's tables: {text}; free some space and repeat"
-                )
-            return OSError(code, f"the store's tables: {text}")
-    return error
+    return next((code for code in errno.errorcode if text.endswith(os.strerror(code))), None)

@@ -7,16 +7,17 @@ Source: POSIX fsync, rename; Linux fallocate(2), flock(2).
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
 import fcntl
 import os
 import resource
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from layerstore.errors import StoreFull
+from layerstore.errors import Busy, StoreFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_ROOM",
+    "allocate",
     "create_file",
     "fdatasync",
     "fsync_directory",
@@ -36,9 +38,11 @@ __all__ = [
     "punch_hole",
     "pwrite_all",
     "replace_file",
+    "write_in_place",
 ]
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
+_GET_FLAGS, _SET_FLAGS, _NO_COW = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, of 64 bits
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # EFBIG: RLIMIT_FSIZE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,32 +113,63 @@ def punch_hole(fd: int, address: int, length: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def allocate(fd: int, length: int) -> bool:
+    """Have blocks for the first `length` bytes of a file, which gets at least that size; False where there is no room.
+
+    A filesystem that knows no allocation in advance is let pass.
+    """
+    if _libc.fallocate(fd, 0, 0, length) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return True
+    if code in NO_ROOM:
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def write_in_place(fd: int) -> None:
+    """Let an empty file be written in place by a filesystem that would write a copy (btrfs); others have no such flag."""
+    flags = array.array("l", [0])
+    with suppress(OSError):
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+        flags[0] |= _NO_COW
+        fcntl.ioctl(fd, _SET_FLAGS, flags)
+
+
 def create_file(path: Path) -> int:
-    """Create a file that must not exist, durably, and return its descriptor (read and write)."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.fsync(fd)
-    fsync_directory(path.parent)
+    """Create a file that must not exist, durably, and return its descriptor (read and write). Raises: StoreFull."""
+    with no_room(f"create {path}"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fsync(fd)
+            fsync_directory(path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
     return fd
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new contents: after a crash it holds the old ones or the new ones, whole."""
+    """Give a file new contents: after a crash it holds the old ones or the new ones, whole. Raises: StoreFull."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        pwrite_all(fd, data, 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
-    fsync_directory(path.parent)
+    with no_room(f"write {path}"):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            pwrite_all(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable. Raises: StoreFull."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with no_room(f"write the names in {path}"):
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -161,11 +196,17 @@ def lock_file(path: Path, *, create: bool) -> int | None:
 
 
 @contextmanager
-def locked_directory(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a directory; waits for it. Nothing is made in it."""
+def locked_directory(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the exclusive lock of a directory. Nothing is made in it, so a full disk is no hindrance.
+
+    Raises: Busy: somebody holds it, and this is not to wait.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"{path} is locked by another process; wait for it") from None
         yield
     finally:
         os.close(fd)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,9 +109,11 @@ def collect_garbage(
         Busy: another run is under way.
         CorruptStore: a record, a document or a recipe is damaged, so that nobody can say what it needs. Nothing is freed.
         FailedPrecondition: the store is open for reading only.
+        StoreFull: not even what says what is free can be written.
     """
     store.need_write()
-    with _alone(store):
+    # Also names may need room to be taken away: filesystems that copy on write say so.
+    with files.no_room("collect garbage"), _alone(store):
         store.layout.add_read_only_compatible(GARBAGE_COLLECTED)
         return _Collector(store, at).run()
 
@@ -403,15 +405,12 @@ class _Pace:
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
     """Be the only run."""
-    path = store.layout.tmp / "gc.lock"
-    lock = files.lock_file(path, create=True)
-    if lock is None:
-        raise Busy("another prune of this store is under way; wait for it")
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked_directory(store.layout.tmp, wait=False))
+        except Busy:
+            raise Busy("another prune of this store is under way; wait for it") from None
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(lock)
 
 
 def _first_unsettled(store: Store, txn: Transaction) -> int:

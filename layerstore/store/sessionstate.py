@@ -217,20 +217,23 @@ def reclaim_dead_sessions(layout: Layout, database: Database, chunkfile: ChunkFi
 
     Whoever holds a session's lock file owns its extents, so two processes cannot reclaim the same one, and nobody
     can punch a range that has a new owner.
+
+    Raises: StoreFull.
     """
     with database.read() as txn:
         sessions = {unpack_u64(key) for key, _ in database.items(txn, "sessions")}
     reclaimed = 0
     for session in sorted(sessions | layout.locked_sessions()):
-        path = layout.session_lock(session)
-        lock = files.lock_file(path, create=True)
-        if lock is None:
-            continue
-        try:
-            reclaimed += end_session(database, chunkfile, session)
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(lock)
+        with files.no_room("take back what a dead session had"):
+            path = layout.session_lock(session)
+            lock = files.lock_file(path, create=True)
+            if lock is None:
+                continue
+            try:
+                reclaimed += end_session(database, chunkfile, session)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(lock)
     return reclaimed
 
 
