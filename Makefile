@@ -1,7 +1,7 @@
 # make demo [IMAGES="a.tar layout/"]   load images, see what they share, get every byte back
 # make test                            set up, then everything that has to pass
 #
-# Also: setup, lint, check (= lint + test), soak, bench, compare, bench-smoke, crash-states, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
+# Also: setup, lint, check (= lint + test), soak, bench, compare, bench-smoke, crash-states, faults, sanitize, wheel, proto, clean. PYTHON=python3.12 chooses another interpreter, 3.11 at least.
 # Everything goes into ./.venv and ./demo. Each step is done once, and again when what it was made from has changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check soak bench compare bench-smoke crash-states sanitize wheel proto clean
+.PHONY: setup demo test lint check soak bench compare bench-smoke crash-states faults sanitize wheel proto clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -51,6 +51,10 @@ bench-smoke: $(READY)
 # Every disk that a crash may leave of each operation (the tests check a sample); the table goes into docs/durability.md.
 crash-states: $(READY)
 	$(BIN)/python -m tests.faults.crash --write
+
+# An error at every call of the operating system that each operation makes (the tests try a sample): hours.
+faults: $(READY)
+	$(BIN)/python -m tests.faults.crash.disturb
 
 # Ten minutes of random work by four processes, with garbage collection among it; fails if a byte is lost or leaked.
 soak: $(READY)

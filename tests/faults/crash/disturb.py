@@ -1,6 +1,6 @@
 """An error at each call that an operation makes of the operating system, one after another, LMDB's calls among them.
 
-    python -m tests.faults.crash.disturb [--calls N] [OPERATION …]
+    python -m tests.faults.crash.disturb [--calls N] [--jobs N] [OPERATION …]          make faults
 
 `recorder.c` counts the calls of a kind (writes, syncs, sizes, holes, opens, names, reads, maps) on files of the store,
 and lets one fail, or all from there on. The operation then ends in a typed error or in success, never in anything else;
@@ -9,6 +9,7 @@ nothing acknowledged is lost, and it can be done again, in the same process or i
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import json
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +32,13 @@ from tests.faults.crash.recording import Inode, Recording, build_recorder, read_
 from tests.faults.crash.states import State, build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.faults.crash.operations import Operation
 
-__all__ = ["FAULTS", "Disturbed", "Fault", "disturb"]
+__all__ = ["DISTURBED", "FAULTS", "Disturbed", "Fault", "disturb"]
+
+DISTURBED = [one.name for one in OPERATIONS.values() if len(one.chains) == 1]
 
 _MEMORY = Path("/dev/shm")  # nothing here has to survive
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -110,8 +114,10 @@ class Disturbed:
     problems: tuple[str, ...]
 
 
-def disturb(operation: Operation, fault: Fault, *, calls: int | None = None) -> Disturbed:
-    """Try a fault at `calls` of the calls, taken at random, or at all."""
+def disturb(
+    operation: Operation, faults: Sequence[Fault], *, calls: int | None = None
+) -> list[Disturbed]:
+    """Try each fault at `calls` of the calls of its kind, taken at random, or at all; what came of each, in order."""
     folder = Path(tempfile.mkdtemp(prefix="fault-", dir=_MEMORY if _MEMORY.is_dir() else None))
     try:
         environment = os.environ | {
@@ -120,16 +126,18 @@ def disturb(operation: Operation, fault: Fault, *, calls: int | None = None) -> 
             "RECORD_LOG": os.devnull,
         }
         words = [sys.executable, "-m", "tests.faults.crash.disturb", "--program"]
-        words += [operation.name, str(folder), json.dumps(asdict(fault)), str(calls or 0)]
+        words += [operation.name, str(folder), json.dumps([*map(asdict, faults)]), str(calls or 0)]
         done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE)
-        found = json.loads(done.stdout)
-        return Disturbed(**(found | {"problems": tuple(found["problems"])}))
+        return [
+            Disturbed(**(found | {"problems": tuple(found["problems"])}))
+            for found in map(json.loads, done.stdout.splitlines())
+        ]
     finally:
         shutil.rmtree(folder)
 
 
-def _program(name: str, folder: Path, fault: Fault, limit: int) -> None:
-    """In the process with the shim: a child for each call, and one that looks at what it has left."""
+def _program(name: str, folder: Path, faults: Sequence[Fault], limit: int) -> None:
+    """In the process with the shim: a child for each call, and one that looks at what it has left; a line for each fault."""
     operation = OPERATIONS[name]
     archives = folder / "archives"
     archives.mkdir()
@@ -139,7 +147,7 @@ def _program(name: str, folder: Path, fault: Fault, limit: int) -> None:
     before = Recording(Inode(0), read_base(base)[0], ())
     report = folder / "report"
 
-    def one(at: int) -> dict[str, object]:
+    def one(fault: Fault, at: int) -> dict[str, object]:
         world = folder / "world"
         build(before, State(0, {}, ()), world)
         code = _in_child(lambda: _run(operation, world / "store", archives, fault, at, report))
@@ -153,18 +161,18 @@ def _program(name: str, folder: Path, fault: Fault, limit: int) -> None:
         report.unlink(missing_ok=True)
         return outcome
 
-    count = int(str(one(-1)["calls"]))
-    chosen = range(count)
-    if 0 < limit < count:
-        chosen = sorted(random.Random(0).sample(chosen, limit))  # type: ignore[assignment]
-    problems, refused = [], 0
-    for at in chosen:
-        outcome = one(at)
-        refused += bool(outcome.get("error"))
-        if outcome["problem"]:
-            problems.append(f"call {at}: {outcome['problem']}")
-    found = {"tried": len(chosen), "calls": count, "refused": refused, "problems": problems}
-    print(json.dumps(found))
+    counts = one(Fault("".join(_KINDS), 0), -1)["calls"]
+    assert isinstance(counts, dict)
+    for fault in faults:
+        count = counts[fault.kind]
+        chosen: Sequence[int] = range(count)
+        if 0 < limit < count:
+            chosen = sorted(random.Random(f"{name}, {fault}").sample(chosen, limit))
+        outcomes = {at: one(fault, at) for at in chosen}
+        problems = [f"call {a}: {one['problem']}" for a, one in outcomes.items() if one["problem"]]
+        refused = sum(bool(one.get("error")) for one in outcomes.values())
+        found = Disturbed(len(chosen), count, refused, tuple(problems))
+        print(json.dumps(asdict(found)), flush=True)
 
 
 def _prepare(operation: Operation, base: Path, archives: Path) -> None:
@@ -198,12 +206,12 @@ def _run(
     except (LayerstoreError, OSError) as error:
         outcome["error"] = repr(error)
         if fault.is_harmless:
-            outcome["problem"] = f"was noticed: {error!r}"
+            outcome["problem"] = f"was noticed: {error!r} ({_where(error)})"
         elif fault.code in _NO_ROOM and not isinstance(error, StoreFull):
-            outcome["problem"] = f"a full disk is told as {error!r}"
+            outcome["problem"] = f"a full disk is told as {error!r} ({_where(error)})"
     except BaseException:
         outcome["problem"] = traceback.format_exc()[-1500:]
-    outcome["calls"] = shim.layerstore_calls()
+    outcome["calls"] = {kind: shim.layerstore_calls(ord(kind)) for kind in _KINDS}
     shim.layerstore_fail(b"", ctypes.c_long(-1), 0, 0, 0)
     if outcome["error"] and not outcome["problem"] and at % 2:
         try:
@@ -220,6 +228,12 @@ def _check(operation: Operation, root: Path, archives: Path, told: list[str], re
     except BaseException:
         report.write_text(traceback.format_exc()[-1500:])
         raise
+
+
+def _where(error: BaseException) -> str:
+    """The innermost frames that met an error."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
 
 
 def _in_child(do: Callable[[], object]) -> int:
@@ -243,23 +257,31 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--program"]:
         name, folder, words, count = arguments[1:]
-        _program(name, Path(folder), Fault(**json.loads(words)), int(count))
+        faults = [Fault(**fields) for fields in json.loads(words)]
+        _program(name, Path(folder), faults, int(count))
         return 0
-    limit = None
-    if arguments[:1] == ["--calls"]:
-        limit, arguments = int(arguments[1]), arguments[2:]
-    problems = 0
-    for name in arguments or [one.name for one in OPERATIONS.values() if len(one.chains) == 1]:
-        for fault in FAULTS:
-            found = disturb(OPERATIONS[name], fault, calls=limit)
-            problems += len(found.problems)
-            print(
-                f"{name}: {fault}: {found.tried} of {found.calls} calls, {found.refused} refused, "
-                f"{len(found.problems)} problems",
-                flush=True,
-            )
-            for problem in found.problems[:5]:
-                print(f"    {problem}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("operations", nargs="*", metavar="OPERATION", default=DISTURBED)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--calls", type=int)
+    options = parser.parse_args(arguments)
+    problems = tried = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        every = pool.map(
+            lambda name: disturb(OPERATIONS[name], FAULTS, calls=options.calls), options.operations
+        )
+        for name, outcomes in zip(options.operations, every, strict=True):
+            for fault, found in zip(FAULTS, outcomes, strict=True):
+                tried += found.tried
+                problems += len(found.problems)
+                print(
+                    f"{name}: {fault}: {found.tried} of {found.calls} calls, "
+                    f"{found.refused} refused, {len(found.problems)} problems",
+                    flush=True,
+                )
+                for problem in found.problems[:5]:
+                    print(f"    {problem}")
+    print(f"{tried} calls were disturbed, {problems} problems")
     return bool(problems)
 
 

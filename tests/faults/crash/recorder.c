@@ -22,7 +22,7 @@
  * is the true one. lock.mdb, which LMDB maps and whose contents do not outlive the processes, is let pass.
  *
  * It can also disturb: `layerstore_fail` arms a fault at the n-th call of some kinds (those above, R for reads, O for
- * opens, N for what changes names), and `layerstore_calls` says how many there were.
+ * opens, N for what changes names), and `layerstore_calls` says how many of a kind there were.
  *
  * Source: the manual pages of the calls; glibc 2.36, which gives each of them a 64-bit name too.
  */
@@ -65,23 +65,24 @@ __attribute__((constructor)) static void start(void)
 
 /* The fault: at call `fault_at` of the kinds in `fault_kinds`, or from there on; a write is cut short first if asked. */
 static char fault_kinds[32];
-static long fault_at = -1, fault_seen;
+static long fault_at = -1, fault_seen[128];
 static int fault_error, fault_stays, fault_short;
 
 void layerstore_fail(const char *kinds, long at, int error, int stays, int is_short)
 {
     snprintf(fault_kinds, sizeof fault_kinds, "%s", kinds);
-    fault_at = at, fault_error = error, fault_stays = stays, fault_short = is_short, fault_seen = 0;
+    memset(fault_seen, 0, sizeof fault_seen);
+    fault_at = at, fault_error = error, fault_stays = stays, fault_short = is_short;
 }
 
-long layerstore_calls(void) { return fault_seen; }
+long layerstore_calls(char kind) { return fault_seen[(unsigned char)kind & 127]; }
 
 /* Whether this call is the one; errno is set then. */
 static int struck(char kind)
 {
     if (!fault_kinds[0] || !strchr(fault_kinds, kind))
         return 0;
-    long call = __atomic_fetch_add(&fault_seen, 1, __ATOMIC_SEQ_CST);
+    long call = __atomic_fetch_add(&fault_seen[(unsigned char)kind & 127], 1, __ATOMIC_SEQ_CST);
     if (call != fault_at && !(fault_stays && fault_at >= 0 && call > fault_at))
         return 0;
     errno = fault_error;
