@@ -49,10 +49,13 @@ def main() -> None:
     try:
         archive = folder / "image.tar"
         archive.write_bytes(_archive())
-        sizes = [_measure(folder, archive, chunks) for chunks in options.chunks]
+        print(_HEAD, "|---" * _HEAD.count(" | ") + "|---|", sep="\n", flush=True)
+        sizes = []
+        for chunks in options.chunks:
+            sizes.append(_measure(folder, archive, chunks))
+            print(_line(sizes[-1]), flush=True)
     finally:
         shutil.rmtree(folder)
-    print(_HEAD, "|---" * _HEAD.count(" | ") + "|---|", *map(_line, sizes), sep="\n")
     if options.json:
         report = {**machine(), "commit": commit(Path(__file__).parent), "sizes": sizes}
         options.json.write_text(json.dumps(report, indent=1))
