@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 GZIP, PLAIN, TREES = "gzip", "plain", "trees"
-LAYERSTORE = ("layerstore", "layerstore-plain")
+LAYERSTORE = ("layerstore", "layerstore-defer", "layerstore-drop", "layerstore-plain")
 
 Command = list[str]
 
@@ -204,9 +204,19 @@ def _layerstore(folder: Path) -> Command:
     return [sys.executable, "-m", "layerstore", "--root", f"{folder}/store"]
 
 
-def _load_layouts(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
+def _load_layouts(
+    inputs: Inputs, folder: Path, images: Sequence[CorpusImage], *how: str
+) -> list[Command]:
     layouts = [str(image.layout) for image in images]
-    return [[*_layerstore(folder), "load", "--quiet", *layouts]]
+    return [[*_layerstore(folder), "load", "--quiet", *how, *layouts]]
+
+
+def _load_deferred(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
+    return _load_layouts(inputs, folder, images, "--defer")
+
+
+def _load_dropping(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
+    return _load_layouts(inputs, folder, images, "--drop-blobs")
 
 
 def _load_archives(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
@@ -498,6 +508,17 @@ PEERS: dict[str, Peer] = {
         Peer(
             "layerstore", sys.executable, ["-m", "layerstore", "--version"], GZIP,
             _load_layouts, show=_mount, hide=_umount,
+            note="can give every gzip blob back, made again from the tar and a recipe",
+        ),
+        Peer(
+            "layerstore-defer", sys.executable, ["-m", "layerstore", "--version"], GZIP,
+            _load_deferred, show=_mount, hide=_umount,
+            note="keeps the gzip blobs, until `optimize` has converted them",
+        ),
+        Peer(
+            "layerstore-drop", sys.executable, ["-m", "layerstore", "--version"], GZIP,
+            _load_dropping, show=_mount, hide=_umount,
+            note="keeps only the tars, as the backup programs do",
         ),
         Peer(
             "layerstore-plain", sys.executable, ["-m", "layerstore", "--version"], PLAIN,
