@@ -5,7 +5,8 @@
     directory with …overlay.opaque = "y"            the directory, then `.wh..wh..opq` in it
     directory with …overlay.redirect (renamed)      the directory, opaque, with all that the overlay shows in it
     file with …overlay.metacopy (only its metadata)   the file, its content from where the overlay shows it
-    names of one inode                              the first one, and hard links to it
+    names of one inode                              the first one, and hard links to it (not to names that only a
+                                                    lower layer has: a file of a renamed directory is one of its own)
     socket                                          nothing
 
 The same directory always gives the same bytes: a directory comes before what is in it, siblings in the order of their
@@ -149,9 +150,18 @@ class _Level:
 
 @dataclass(slots=True)
 class _Walk:
+    """The way through an upper directory.
+
+    Attributes:
+        links: (device, inode) -> first path, of files in the upper directory with several names.
+        merged_links: the same as the overlay shows them; kept from the first redirected directory on, as a file may
+            have names in it and outside of it, and only the overlay tells that they are one.
+    """
+
     merged: Callable[[], Path]
     levels: list[_Level] = field(default_factory=list)
     links: dict[tuple[int, int], str] = field(default_factory=dict)
+    merged_links: dict[tuple[int, int], str] | None = None
 
     def directory(self, top: Path) -> Iterator[bytes]:
         """All that is below a directory, not itself. Its depth is bounded by the number of open files."""
@@ -228,7 +238,7 @@ class _Walk:
             yield from self._directory(level, name, status, xattrs)
             return
         if status.st_nlink > 1:
-            first = self.links.setdefault((status.st_dev, status.st_ino), path)
+            first = self._first_name(path, status, is_merged=level.is_merged)
             if first != path:
                 yield from self.header(path, status, xattrs, link=first)
                 return
@@ -247,6 +257,23 @@ class _Walk:
             finally:
                 os.close(fd)
 
+    def _first_name(self, path: str, status: os.stat_result, *, is_merged: bool) -> str:
+        """The name under which a file is in the tar already, or this one."""
+        if not is_merged:
+            path = self.links.setdefault((status.st_dev, status.st_ino), path)
+        if self.merged_links is None:
+            return path
+        return self.merged_links.setdefault(self._shown_inode(path), path)
+
+    def _shown_inode(self, path: str) -> tuple[int, int]:
+        """What tells a file from others in the overlay: neither device nor inode need be those of the upper."""
+        fd = _open_below(self.merged(), path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return status.st_dev, status.st_ino
+
     def _directory(
         self, level: _Level, name: str, status: os.stat_result, xattrs: dict[str, bytes]
     ) -> Iterator[bytes]:
@@ -257,6 +284,8 @@ class _Walk:
         if is_opaque or is_redirected:
             yield self._mark(f"{path}/{_OPAQUE}")
         if is_redirected:
+            if self.merged_links is None:
+                self.merged_links = {self._shown_inode(one): one for one in self.links.values()}
             fd = _open_below(self.merged(), path, _DIRECTORY)
         else:
             fd = os.open(name, _DIRECTORY, dir_fd=level.fd)
