@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ from layerstore.mount.mountinfo import MountEntry, boot_id, mount_namespace, rea
 from layerstore.mount.places import Places
 from layerstore.mount.sysfs import sysfs_name
 from layerstore.store.mountstate import MountRecord, MountTable
+from layerstore.store.snapstate import SnapshotTable
 from layerstore.tree import Kind
 from layerstore.view import open_view
 from tests.support.layers import put
@@ -378,29 +380,68 @@ def test_reading_a_damaged_file_is_an_error(store: Store, target: Path, driver: 
         assert (target / "shared").read_bytes() == payload(99, 400_000)
 
 
-def test_forty_mounts_end_in_any_order(store: Store, tmp_path: Path) -> None:
-    rng = random.Random(4)
-    stacks = [_simple(store, seed) for seed in range(4)]
-    targets = [tmp_path / f"mnt{number}" for number in range(40)]
-    descriptors = _descriptors()
-    for number, path in enumerate(targets):
-        path.mkdir()
-        driver = OVERLAYS[number // 4 % 2]
+def _loop_devices(folder: Path) -> list[str]:
+    """What loop devices of this test there are."""
+    names = Path("/sys/block").glob("loop*/loop/backing_file")
+    return [name for name in map(_text_of, names) if name.startswith(os.path.realpath(folder))]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it went meanwhile
+        return ""
+
+
+def _files_below(root: Path) -> set[str]:
+    return {os.path.relpath(path, root) for path in root.rglob("*")}
+
+
+def test_two_hundred_mounts_end_in_any_order_and_leave_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")  # shown when it fails
+    rng = random.Random(seed)
+    stacks = [_simple(store, seed) for seed in range(10)]
+    targets = [tmp_path / f"mnt{number:03}" for number in range(200)]
+
+    def begin(number: int) -> None:
+        targets[number].mkdir()
+        driver = OVERLAYS[number // 10 % 2]
         options = MountOptions(rw=number % 3 == 0, driver=driver)
-        mount_stack(store, stacks[number % 4], path, options)
-    entries = _mounts_below(tmp_path)
-    # 40 overlays, 4 metadata images, and one data image for each stack: the shared file is in the first only
-    assert len(entries) == 40 + 4 + 4
-    assert len({entry.target for entry in entries}) == len(entries)
-    rng.shuffle(targets)
-    for count, path in enumerate(targets, 1):
-        assert (path / "shared").read_bytes() == payload(99, 400_000)
-        umount_target(store, path)
-        assert len(list_mounts(store)) == 40 - count
+        mount_stack(store, stacks[number % 10], targets[number], options)
+
+    def end(number: int) -> None:
+        assert (targets[number] / "shared").read_bytes() == payload(99, 400_000)
+        assert (targets[number] / "own").read_bytes() == payload(number % 10, 200_000)
+        umount_target(store, targets[number])
+
+    for number in range(20):  # everything that stays is made: images, objects
+        begin(number)
+        end(number)
+        targets[number].rmdir()
+    kept, descriptors = _files_below(store.layout.root), _descriptors()
+    order = list(range(200))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(begin, rng.sample(order, 200)))
+        entries = _mounts_below(tmp_path)
+        # 200 overlays, 10 metadata images, and one data image for each stack: the shared file is in the first only
+        assert len(entries) == 200 + 10 + 10
+        assert len({entry.target for entry in entries}) == len(entries)
+        assert len(list_mounts(store)) == 200
+        list(threads.map(end, rng.sample(order, 200)))
+    assert list_mounts(store) == []
     assert _mounts_below(tmp_path) == []
+    assert _loop_devices(tmp_path) == []
     assert _descriptors() == descriptors
+    assert _records(store) == []
+    assert _files_below(store.layout.root) == kept
     assert [*(store.layout.root / "run" / "meta").iterdir()] == []
     assert [*(store.layout.root / "run" / "data").iterdir()] == []
+    assert [*(store.layout.root / "uppers").iterdir()] == []
+    with store.read() as txn:
+        assert list(SnapshotTable(store.database).records(txn)) == []
 
 
 def test_contents_go_into_one_data_image_only(store: Store, target: Path) -> None:
