@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.clients.machine import machine_in
 from tests.clients.servers import containerd, dockerd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.clients.machine import Machine
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,10 @@ def docker(
     assert ctr, "dockerd needs a running containerd"
     with dockerd(tmp_path_factory.mktemp("dockerd"), containerd_folder / "c.sock") as words:
         yield words
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A containerd whose snapshotter is layerstore."""
+    with machine_in(tmp_path) as started:
+        yield started

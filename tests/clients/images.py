@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -16,7 +17,7 @@ from tests.support.stores import payload
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["awkward_image", "runnable_image", "tree_of"]
+__all__ = ["awkward_image", "busybox_image", "runnable_image", "tree_of"]
 
 
 def runnable_image(tag: str) -> Image:
@@ -38,6 +39,16 @@ def runnable_image(tag: str) -> Image:
     layers = [stream.getvalue(), layer_tar({"etc/motd": payload(1, 100_000)})]
     config = {"Cmd": ["/bin/true"], "Env": ["PATH=/bin", "TEXT=a=b"], "Labels": {"who": "tests"}}
     return Image(layers, image_config(layers, config=config), [tag])
+
+
+def busybox_image(tag: str, *layers: bytes) -> Image:
+    """A shell and a web server in one static program of this machine, and layers above it; waits until it is killed."""
+    program = Path(shutil.which("busybox") or "").read_bytes()
+    links = [_link(f"bin/{name}", "busybox", tarfile.SYMTYPE) for name in ("sh", "httpd", "cat")]
+    folders = [_folder(name, 0o755) for name in ("bin", "dev", "proc", "sys", "tmp")]
+    base = _tar(*folders, _file("bin/busybox", program, mode=0o755), *links)
+    config = {"Cmd": ["/bin/busybox", "sleep", "3600"], "Env": ["PATH=/bin"]}
+    return Image([base, *layers], image_config([base, *layers], config=config), [tag])
 
 
 def awkward_image(tag: str) -> Image:

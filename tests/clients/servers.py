@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["containerd", "dockerd", "run", "snapshotter", "unmount_below"]
+__all__ = ["containerd", "dockerd", "run", "snapshotter", "unmount_below", "works"]
 
 _READY_S = 60
 _PROXY = """
@@ -56,7 +56,7 @@ address = "{socket}"
         + (_PROXY.format(socket=snapshotter) if snapshotter else "")
     )
     ctr = ["ctr", "-a", str(socket)]
-    with _server(["containerd", "-c", str(config)], folder, lambda: _works([*ctr, "version"])):
+    with _server(["containerd", "-c", str(config)], folder, lambda: works([*ctr, "version"])):
         yield ctr
 
 
@@ -96,7 +96,7 @@ def dockerd(folder: Path, containerd_socket: Path) -> Iterator[list[str]]:
         *("--iptables=false", "--ip6tables=false", "--bridge=none"),
     ]
     docker = ["docker", "-H", f"unix://{socket}"]
-    with _server(words, folder, lambda: _works([*docker, "version"])):
+    with _server(words, folder, lambda: works([*docker, "version"])):
         yield docker
 
 
@@ -136,5 +136,6 @@ def _server(words: Sequence[str], folder: Path, is_ready: Callable[[], bool]) ->
             unmount_below(folder)
 
 
-def _works(words: Sequence[str]) -> bool:
+def works(words: Sequence[str]) -> bool:
+    """Whether a program ends well."""
     return subprocess.run(list(words), capture_output=True, check=False, timeout=30).returncode == 0
