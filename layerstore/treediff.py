@@ -24,7 +24,8 @@ class ChangeKind(StrEnum):
     """How a path differs between two trees."""
 
     ADDED = "added"
-    CHANGED = "changed"
+    CHANGED = "changed"  # another content, link target or device, or something else altogether
+    METADATA = "metadata"  # nothing but mode, owner, time or extended attributes
     DELETED = "deleted"
 
 
@@ -37,6 +38,8 @@ class Change(NamedTuple):
         upper: its inode in the upper tree; None where it is not.
         lower_size: bytes of the file; of a directory that is deleted or replaced, of all files below; else 0.
         upper_size: bytes of the file, else 0.
+        fields: in what it differs, if it is in both: `type` alone, or some of `content`, `target`, `device`, `mode`,
+            `owner`, `mtime`, `xattrs`, in this order.
     """
 
     kind: ChangeKind
@@ -45,6 +48,23 @@ class Change(NamedTuple):
     upper: int | None
     lower_size: int = 0
     upper_size: int = 0
+    fields: tuple[str, ...] = ()
+
+
+class _Description(NamedTuple):
+    """All that `diff` compares of an inode, by the names of `Change.fields`."""
+
+    type: int
+    content: tuple[int, bytes]
+    target: bytes
+    device: tuple[int, int]
+    mode: int
+    owner: tuple[int, int]
+    mtime: tuple[int, int]
+    xattrs: dict[bytes, bytes]
+
+
+_METADATA = {"mode", "owner", "mtime", "xattrs"}
 
 
 def diff(lower: Tree, upper: Tree) -> list[Change]:
@@ -69,7 +89,9 @@ def diff(lower: Tree, upper: Tree) -> list[Change]:
         elif left[old] != right[new]:
             before = _own_size(lower, old) if is_kept else _size(lower, old)
             after = _own_size(upper, new)
-            changes.append(Change(ChangeKind.CHANGED, path, old, new, before, after))
+            fields = _differing(left[old], right[new])
+            kind = ChangeKind.METADATA if _METADATA.issuperset(fields) else ChangeKind.CHANGED
+            changes.append(Change(kind, path, old, new, before, after, fields))
         below = dict(lower.iter_dir(old)) if is_kept and old is not None else {}
         above = dict(upper.iter_dir(new))
         prefix = path + b"/" if path else path
@@ -78,8 +100,18 @@ def diff(lower: Tree, upper: Tree) -> list[Change]:
     return sorted(changes, key=lambda change: change.path.replace(b"/", b"\0"))
 
 
-def _descriptions(tree: Tree) -> list[tuple[object, ...]]:
-    """Of each inode, all that `diff` compares; neighbouring holes are one."""
+def _differing(old: _Description, new: _Description) -> tuple[str, ...]:
+    if old.type != new.type:
+        return ("type",)
+    return tuple(
+        name
+        for name, before, after in zip(_Description._fields, old, new, strict=True)
+        if before != after
+    )
+
+
+def _descriptions(tree: Tree) -> list[_Description]:
+    """Of each inode; neighbouring holes are one."""
     inodes, extents = tree.inodes, tree.extents
     is_start = extents["number"] != HOLE
     is_start[1:] |= is_start[:-1].copy()
@@ -94,13 +126,27 @@ def _descriptions(tree: Tree) -> list[tuple[object, ...]]:
     ends = np.searchsorted(starts, inodes["extent"].astype("i8") + inodes["extents"])
     columns = ["kind", "mode", "uid", "gid", "mtime", "nsec", "size", "major", "minor"]
     return [
-        (
-            fixed,
+        _Description(
+            kind,
+            (length if kind == Kind.FILE else 0, contents[first * size : end * size]),
             tree.targets[target] if target >= 0 else b"",
+            (major, minor),
+            mode,
+            (uid, gid),
+            (mtime, nsec),
             tree.xattrs[xattrs] if xattrs >= 0 else {},
-            contents[first * size : end * size],
         )
-        for fixed, target, xattrs, first, end in zip(
+        for (
+            kind,
+            mode,
+            uid,
+            gid,
+            mtime,
+            nsec,
+            length,
+            major,
+            minor,
+        ), target, xattrs, first, end in zip(
             inodes[columns].tolist(),
             inodes["target"].tolist(),
             inodes["xattrs"].tolist(),

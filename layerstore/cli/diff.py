@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["diff_verb"]
 
-_LETTERS = {"added": "A", "changed": "C", "deleted": "D"}
+_LETTERS = {"added": "A", "changed": "C", "metadata": "M", "deleted": "D"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,10 @@ class _Total:
 def diff_verb(
     settings: Settings, lower: str, upper: str, platform: str | None, quiet: bool, form: str
 ) -> None:
-    """Show the paths that are added (A), changed (C) or deleted (D) on the way from IMAGE_A to IMAGE_B."""
+    """Show the paths that are added (A), changed (C) or deleted (D) on the way from IMAGE_A to IMAGE_B.
+
+    M is for paths that differ in nothing but mode, owner, time or extended attributes, and says in which.
+    """
     with settings.open_for_reading() as store:
         changes = store.diff(lower, upper, platform=platform)
     totals = {kind: _total([one for one in changes if one.kind == kind]) for kind in _LETTERS}
@@ -50,7 +53,8 @@ def diff_verb(
         print_json({"changes": [_as_document(change) for change in changes], "totals": totals})
         return
     for change in changes:
-        print_text(f"{_LETTERS[change.kind]} {path_text(_path(change))}{_sizes(change)}")
+        detail = f"   {', '.join(change.fields)}" if change.kind == "metadata" else _sizes(change)
+        print_text(f"{_LETTERS[change.kind]} {path_text(_path(change))}{detail}")
     if not quiet:
         print_note(_totals_text(totals))
 
@@ -77,10 +81,13 @@ def _total(changes: Sequence[Change]) -> _Total:
 def _totals_text(totals: dict[str, _Total]) -> str:
     parts = []
     for kind, total in totals.items():
-        one_sided = {"deleted": [total.lower_size], "added": [total.upper_size]}
+        if kind == "metadata" and not total.paths:
+            continue
+        one_sided = {"deleted": [total.lower_size], "added": [total.upper_size], "metadata": []}
         sizes = one_sided.get(kind, [total.lower_size, total.upper_size])
         bytes_text = f" ({' -> '.join(map(size_text, sizes))})" if any(sizes) else ""
-        parts.append(f"{total.paths} {kind}{bytes_text}")
+        what = "in metadata only" if kind == "metadata" else kind
+        parts.append(f"{total.paths} {what}{bytes_text}")
     return ", ".join(parts)
 
 
@@ -90,4 +97,5 @@ def _as_document(change: Change) -> dict[str, object]:
         "path": _path(change),
         "lower_size": None if change.lower is None else change.lower_size,
         "upper_size": None if change.upper is None else change.upper_size,
+        "fields": change.fields,
     }

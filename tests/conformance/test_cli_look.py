@@ -213,8 +213,20 @@ def test_diff_prints_what_docker_diff_prints_with_bytes(cli: Cli) -> None:
 def test_diff_json(cli: Cli) -> None:
     document = cli.ok("diff", "app:1", "app:2", "--format", "json").json
     assert document["changes"][:2] == [
-        {"kind": "deleted", "path": "/bin", "lower_size": 300_000, "upper_size": None},
-        {"kind": "changed", "path": "/etc/motd", "lower_size": 6, "upper_size": 12},
+        {
+            "kind": "deleted",
+            "path": "/bin",
+            "lower_size": 300_000,
+            "upper_size": None,
+            "fields": [],
+        },
+        {
+            "kind": "changed",
+            "path": "/etc/motd",
+            "lower_size": 6,
+            "upper_size": 12,
+            "fields": ["content"],
+        },
     ]
     assert document["totals"]["added"] == {"paths": 2, "lower_size": 0, "upper_size": 5}
     back = cli.ok("diff", "app:2", "app:1", "--format", "json").json["totals"]

@@ -34,7 +34,7 @@ def test_a_diff_names_what_was_added_changed_and_deleted() -> None:
     changes = diff(below, above)
     assert [(change.kind, change.path) for change in changes] == [
         (ChangeKind.CHANGED, b"d/content"),
-        (ChangeKind.CHANGED, b"d/mode"),
+        (ChangeKind.METADATA, b"d/mode"),
         (ChangeKind.CHANGED, b"dir-to-file"),
         (ChangeKind.CHANGED, b"file-to-dir"),
         (ChangeKind.ADDED, b"file-to-dir/y"),
@@ -43,12 +43,37 @@ def test_a_diff_names_what_was_added_changed_and_deleted() -> None:
         (ChangeKind.CHANGED, b"l"),
         (ChangeKind.ADDED, b"new"),
         (ChangeKind.ADDED, b"new/f"),
-        (ChangeKind.CHANGED, b"x"),
+        (ChangeKind.METADATA, b"x"),
     ]
     inodes = below.lookup(b"d/content"), above.lookup(b"d/content")
-    assert changes[0] == Change(ChangeKind.CHANGED, b"d/content", *inodes, 5, 5)
+    assert changes[0] == Change(ChangeKind.CHANGED, b"d/content", *inodes, 5, 5, ("content",))
     assert changes[6].upper is None
     assert changes[-2].lower is None
+
+
+def test_a_change_says_in_what_fields() -> None:
+    lower = [
+        file(b"touched", (1, 5), mtime=(5, 6)), file(b"edited", (1, 5)), file(b"both", (1, 5), mode=0o640),
+        file(b"became", (1, 5)), symlink(b"link", b"there"), file(b"note", (1, 5), xattrs={b"user.a": b"1"}),
+        directory(b"folder", 0o755),
+    ]  # fmt: skip
+    upper = [
+        file(b"touched", (1, 5), mtime=(5, 7)), file(b"edited", (2, 5)), file(b"both", (1, 6), mode=0o600),
+        symlink(b"became", b"x"), symlink(b"link", b"here"), file(b"note", (1, 5), xattrs={b"user.a": b"2"}),
+        directory(b"folder", 0o700),
+    ]  # fmt: skip
+    found = {
+        change.path: (change.kind, change.fields) for change in diff(_stack(lower), _stack(upper))
+    }
+    assert found == {
+        b"touched": (ChangeKind.METADATA, ("mtime",)),
+        b"edited": (ChangeKind.CHANGED, ("content",)),
+        b"both": (ChangeKind.CHANGED, ("content", "mode")),
+        b"became": (ChangeKind.CHANGED, ("type",)),
+        b"link": (ChangeKind.CHANGED, ("target",)),
+        b"note": (ChangeKind.METADATA, ("xattrs",)),
+        b"folder": (ChangeKind.METADATA, ("mode",)),
+    }
 
 
 def test_a_diff_does_not_care_how_holes_are_cut() -> None:
