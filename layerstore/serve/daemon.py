@@ -1,6 +1,6 @@
 """The snapshotter as a service, from its start to its end.
 
-    tidy what a crash has left > count calls > listen > ready > … > drain > metrics off
+    sweep > tidy what a crash has left > count calls > listen > ready > … > drain > metrics off > sweep no more
 
 Mounts belong to the kernel, and snapshots to the store: neither ends with the service, and the next one finds both.
 
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 from layerstore.serve.listening import parse_listen, serving
 from layerstore.serve.metrics import CallMetrics, serve_metrics
 from layerstore.serve.snapshotter import SnapshotsService
+from layerstore.serve.sweeper import Sweeper
+from layerstore.snapshots import Snapshots, StoreLowers
+from layerstore.store.snapstate import SnapshotDirectories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +59,14 @@ def snapshotter_daemon(store: LayerStore, options: ServeOptions) -> Iterator[Pat
             "this process has a mount namespace of its own: containerd will not see what is mounted here; "
             "start both in one (no PrivateTmp, ProtectSystem or PrivateMounts in the unit)"
         )
-    removed = store.snapshots.cleanup()
-    metrics = CallMetrics(store.snapshots)
     with ExitStack() as stack:
+        sweeper = stack.enter_context(Sweeper(SnapshotDirectories.delete))
+        snapshots = Snapshots(store.store, StoreLowers(store.store), sweeper.put)
+        removed = snapshots.cleanup()
+        metrics = CallMetrics(snapshots)
         if options.metrics:
             stack.callback(serve_metrics(metrics, options.metrics))
-        handler = SnapshotsService(store.snapshots, metrics).handler()
+        handler = SnapshotsService(snapshots, metrics).handler()
         stack.enter_context(serving(path, handler, grace_s=options.grace_s))
         _log.info("serving", extra={"address": options.listen, "left_over": removed})
         yield path

@@ -57,7 +57,7 @@ from layerstore.store.snapstate import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from layerstore.digest import DiffID
@@ -110,8 +110,17 @@ class Captured(NamedTuple):
 class Snapshots:
     """The snapshots of one store. Thread safety: all methods, from any thread."""
 
-    def __init__(self, store: Store, lowers: LowerProvider) -> None:
-        self._store, self._lowers = store, lowers
+    def __init__(
+        self,
+        store: Store,
+        lowers: LowerProvider,
+        delete: Callable[[Path], None] = SnapshotDirectories.delete,
+    ) -> None:
+        """Speak of a store's snapshots.
+
+        `delete` gets directories that no record names any more; it need not have deleted them when it returns.
+        """
+        self._store, self._lowers, self._delete = store, lowers, delete
         self._table = SnapshotTable(store.database)
         self._directories = SnapshotDirectories(store.layout)
         self._known = KnownLayers(store, self._table)
@@ -164,7 +173,7 @@ class Snapshots:
             captured = self.capture(key, session)
             record = self._commit_record(name, key, checked, captured, usage)
         # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
-        self._directories.discard(record.id)
+        self._discard(record.id)
         self._release_lowers()
         return _info(record)
 
@@ -373,7 +382,7 @@ class Snapshots:
                     f"cannot remove snapshot with child: {key}: failed precondition"
                 )
             self._table.delete(txn, record)
-        self._directories.discard(record.id)
+        self._discard(record.id)
         if record.kind is SnapshotKind.COMMITTED or not record.parent:
             self._release_lowers()  # others leave their parent's to the next one; `cleanup` looks at all
 
@@ -383,7 +392,7 @@ class Snapshots:
             known = {record.id for record in self._table.records(txn)}
             gone = self._directories.disown_orphans(known)
         for path in gone:
-            self._directories.delete(path)
+            self._delete(path)
         self._release_lowers()
         return len(gone)
 
@@ -465,7 +474,13 @@ class Snapshots:
                 gone = [self._directories.disown(r.id) for r in made if r.id not in known]
             for path in gone:
                 if path is not None:
-                    self._directories.delete(path)
+                    self._delete(path)
+
+    def _discard(self, snapshot_id: int) -> None:
+        """Have the directory of a snapshot deleted whose record is gone; its id never comes again."""
+        gone = self._directories.disown(snapshot_id)
+        if gone is not None:
+            self._delete(gone)
 
     def _get(self, txn: Transaction, key: str) -> SnapshotRecord:
         _check_key(key)

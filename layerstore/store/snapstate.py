@@ -150,7 +150,7 @@ class SnapshotTable:
 
 
 class SnapshotDirectories:
-    """ROOT/snapshots. `make` and `disown_orphans` only inside a write transaction, `discard` only after one.
+    """ROOT/snapshots. `make` and `disown_orphans` only inside a write transaction.
 
     Thread safety: stateless.
     """
@@ -204,12 +204,6 @@ class SnapshotDirectories:
         except FileNotFoundError:
             return None
         return gone
-
-    def discard(self, snapshot_id: int) -> None:
-        """Delete the directory of a snapshot whose record is gone, durably; its id never comes again."""
-        gone = self.disown(snapshot_id)
-        if gone is not None:
-            self.delete(gone)
 
     def disown_orphans(self, known: set[int]) -> list[Path]:
         """Directories of nobody: those without a record, and those that `delete` had not finished."""

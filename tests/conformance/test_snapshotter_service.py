@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,3 +314,23 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> N
         '"serving"',
         '"stopping"}',
     ]
+
+
+def test_what_a_commit_leaves_is_deleted_later_or_by_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "store/snapshots"
+    for name in ("one", "two"):
+        with snapshotter(tmp_path / "store", tmp_path / "s.sock") as service:
+            with snapshots_client(tmp_path / "s.sock") as client:
+                (mount,) = client.prepare("key")
+                for number in range(3000):
+                    Path(mount.source, f"{number}").write_bytes(b"x")
+                client.commit(name, "key")
+                assert not Path(mount.source).exists()
+            service.kill()
+            service.wait()
+    with snapshotter(tmp_path / "store", tmp_path / "s.sock"):
+        for _ in range(600):
+            if not list(folder.iterdir()):
+                break
+            time.sleep(0.1)
+        assert not list(folder.iterdir())
