@@ -39,6 +39,7 @@ _PROGRAMS = {
     "dockerd": "--version",
     "buildah": "--version",
     "podman": "--version",
+    "docker-registry": "--version",
     "go": "version",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Machine:
         return self.folder / "store"
 
     def archive(self, image: Image) -> Path:
-        path = self.folder / f"{image.tags[0].replace('/', '_')}.tar"
+        path = self.folder / (re.sub(r"\W", "_", image.tags[0]) + ".tar")
         path.write_bytes(docker_archive_of([image]))
         return path
 
