@@ -18,6 +18,7 @@ from layerstore import errors
 if TYPE_CHECKING:
     from layerstore.api import LayerStore
     from layerstore.api import open_store as open
+    from layerstore.api import repair_store as repair
     from layerstore.images.accounting import DiskUsage, ImageUsage
     from layerstore.images.checking import ImageDamage, StoreReport
     from layerstore.images.holding import Held
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from layerstore.images.naming import RemoveReport
     from layerstore.images.progress import Progress
     from layerstore.images.removal import RemovalForecast
+    from layerstore.images.repair import RepairReport
     from layerstore.images.rootfs import ImportOptions, ImportReport
     from layerstore.images.save import ArchiveKind, SavedImage, SaveReport
     from layerstore.limits import Limits
@@ -56,12 +58,14 @@ __all__ = [
     "Progress",
     "RemovalForecast",
     "RemoveReport",
+    "RepairReport",
     "SaveReport",
     "SavedImage",
     "StoreReport",
     "View",
     "errors",
     "open",
+    "repair",
 ]
 
 
@@ -85,6 +89,7 @@ _MODULES = {
     "LoadedImage": "images.load",
     "RemoveReport": "images.naming",
     "Progress": "images.progress",
+    "RepairReport": "images.repair",
     "ImportOptions": "images.rootfs",
     "Limits": "limits",
     "ImportReport": "images.rootfs",
@@ -98,10 +103,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "open":
-        from layerstore.api import open_store
-
-        value: object = open_store
+    if name in ("open", "repair"):
+        value: object = getattr(importlib.import_module("layerstore.api"), f"{name}_store")
     elif name in _MODULES:
         value = getattr(importlib.import_module(f"layerstore.{_MODULES[name]}"), name)
     else:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         optimize,
         prune,
         removal,
+        repair,
         rootfs,
         run,
         save,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from layerstore.treediff import Change
     from layerstore.view import View
 
-__all__ = ["LayerStore", "open_store"]
+__all__ = ["LayerStore", "open_store", "repair_store"]
 
 
 def open_store(
@@ -64,6 +65,29 @@ def open_store(
         CorruptStore: the version file or the tables are damaged.
     """
     return LayerStore(Store(Path(root), create=create, read_only=read_only, limits=limits))
+
+
+def repair_store(
+    root: str | os.PathLike[str],
+    *,
+    accept_loss: bool = False,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+    progress: Progress = SILENT,
+) -> repair.RepairReport:
+    """Repair the store in the folder `root`, which must not be open here; what stays damaged is in the report.
+
+    Tables that are lost or damaged are made anew from the journal; from one that is known to lack something only with
+    `accept_loss`. Deletes nothing. See docs/durability.md.
+
+    Raises:
+        NotFound: no store is there.
+        Busy: the tables are damaged and somebody has the store open; or a prune or repair is under way.
+        CorruptStore: the journal is not enough to make the tables; they are as they were.
+    """
+    from layerstore.images import repair
+
+    options = repair.RepairOptions(accept_loss, limits)
+    return repair.repair_store(Path(root), options, progress)
 
 
 class LayerStore:

@@ -31,6 +31,7 @@ VERBS = {
     "prune": "prune",
     "optimize": "optimize",
     "verify": "verify",
+    "repair": "repair",
     "mount": "mount",
     "umount": "mount",
     "mounts": "mount",

@@ -11,10 +11,12 @@ from layerstore.images.progress import SILENT
 from layerstore.store.check import Damage, Depth, VerifyOptions, VerifyReport, verify_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerstore.images.progress import Progress
     from layerstore.store.store import Store
 
-__all__ = ["ImageDamage", "StoreReport", "verify_images"]
+__all__ = ["ImageDamage", "StoreReport", "verify_images", "with_images"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,19 @@ def verify_images(
         report = verify_store(store, options, start=start, done=progress.advance)
     if begun:
         progress.finish("damaged" if report.damages else "whole")
-    if not report.damages:
-        return StoreReport(report, ())
+    return StoreReport(report, with_images(store, report.damages))
+
+
+def with_images(store: Store, damages: Sequence[Damage]) -> tuple[ImageDamage, ...]:
+    """Each damage with the images that it hits."""
+    if not damages:
+        return ()
     try:
         holders = _holders(store)
-    except CorruptStore:  # the tables, which is in the report
+    except CorruptStore:  # the tables, or a document, which is among the damages
         holders = {}
-    return StoreReport(
-        report,
-        tuple(
-            ImageDamage(damage, tuple(sorted(holders.get(damage.name, ()))))
-            for damage in report.damages
-        ),
+    return tuple(
+        ImageDamage(damage, tuple(sorted(holders.get(damage.name, ())))) for damage in damages
     )
 
 

@@ -127,6 +127,11 @@ class ChunkFile:
                 start = before
         self._put_free(txn, start, end - start)
 
+    def restore_size(self, txn: Transaction) -> None:
+        """Make the file as long as the address space again: it was cut short, or a crash undid its growth."""
+        with files.no_room("grow the chunk file"):
+            os.ftruncate(self._fd, max(self.size(txn), os.fstat(self._fd).st_size))
+
     def size(self, txn: Transaction) -> int:
         """The size of the address space."""
         value = self._database.get(txn, "state", _FILE_SIZE)

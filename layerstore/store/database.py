@@ -18,7 +18,7 @@ import struct
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import lmdb
 
@@ -121,10 +121,14 @@ class Database:
         self._synced = Position.decode(None)
         self._full: StoreFull | None = None  # what the last write has met, for whoever comes after
         with _translated(folder):
+            inode = 0
             if not create:
                 lmdbfile.check_size(folder / "data.mdb")
+                inode = (folder / "data.mdb").stat().st_ino
             self._env = _open_environment(folder, read_only=read_only)
             try:
+                if not create:
+                    _check_same(folder / "data.mdb", inode)
                 self._env.reader_check()
                 self._tables = self._open_tables(read_only=read_only)
             except BaseException:
@@ -173,6 +177,32 @@ class Database:
                 )
             database._users += 1
             return database
+
+    @staticmethod
+    @contextmanager
+    def kept_closed(folder: Path) -> Iterator[None]:
+        """Let no thread of this process open a folder's database in the block. Raises: FailedPrecondition: it is open."""
+        status = folder.stat()
+        with _open_lock:
+            database = _open.get((status.st_dev, status.st_ino))
+            if database is not None and database.is_ours:
+                raise FailedPrecondition(f"{folder.parent} is open in this process; close it first")
+            yield
+
+    @staticmethod
+    def set_up_lock_table(folder: Path) -> None:
+        """Let LMDB make its lock file fit new tables: it does where nobody else can have them open."""
+        _open_lmdb(folder, read_only=False).close()
+
+    @classmethod
+    @contextmanager
+    def building(cls, folder: Path) -> Iterator[Self]:
+        """Tables that are made beside those of a store, without a journal; durable when the block ends."""
+        database = cls(folder, folder / "journal", (0, 0), read_only=False, create=True)
+        try:
+            yield database
+        finally:
+            database._env.close()
 
     @property
     def is_ours(self) -> bool:
@@ -441,19 +471,23 @@ def _open_environment(folder: Path, *, read_only: bool) -> Any:
         _allocate_lock_table(folder / "lock.mdb")
     while True:
         try:
-            return lmdb.open(
-                str(folder),
-                map_size=_MAP_SIZE,
-                max_dbs=len(TABLES),
-                max_readers=_MAX_READERS,
-                mode=0o600,
-                readonly=read_only,
-                readahead=False,
-            )
+            return _open_lmdb(folder, read_only=read_only)
         except lmdb.Error as error:
             # A filesystem on a network or in FUSE may be interrupted, and LMDB does not try again.
             if _code(error) != errno.EINTR:
                 raise
+
+
+def _open_lmdb(folder: Path, *, read_only: bool) -> Any:
+    return lmdb.open(
+        str(folder),
+        map_size=_MAP_SIZE,
+        max_dbs=len(TABLES),
+        max_readers=_MAX_READERS,
+        mode=0o600,
+        readonly=read_only,
+        readahead=False,
+    )
 
 
 def _allocate_lock_table(path: Path) -> None:
@@ -469,6 +503,12 @@ def _allocate_lock_table(path: Path) -> None:
         files.allocate(fd, _LOCK_TABLE)
     finally:
         os.close(fd)
+
+
+def _check_same(path: Path, inode: int) -> None:
+    """Who waits for LMDB's lock while a repair changes the tables may have opened the old ones."""
+    if path.stat().st_ino != inode:
+        raise Busy("the tables of the store were being repaired; open it again")
 
 
 def _is_journaled(table: str, key: bytes) -> bool:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from layerstore.store.database import Transaction
     from layerstore.store.store import Store
 
-__all__ = ["GcReport", "GcStep", "collect_garbage", "estimate_garbage"]
+__all__ = ["GcReport", "GcStep", "collect_garbage", "collecting_alone", "estimate_garbage"]
 
 _AIM_S = 0.010  # for how long a batch may keep other writers waiting, about
 _FIRST_ROWS = 256
@@ -113,7 +113,7 @@ def collect_garbage(
     """
     store.need_write()
     # Also names may need room to be taken away: filesystems that copy on write say so.
-    with files.no_room("collect garbage"), _alone(store):
+    with files.no_room("collect garbage"), collecting_alone(store):
         store.layout.add_read_only_compatible(GARBAGE_COLLECTED)
         return _Collector(store, at).run()
 
@@ -403,13 +403,13 @@ class _Pace:
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Be the only run."""
+def collecting_alone(store: Store) -> Iterator[None]:
+    """Let nobody else collect garbage or repair meanwhile. Raises: Busy."""
     with ExitStack() as stack:
         try:
             stack.enter_context(files.locked_directory(store.layout.tmp, wait=False))
         except Busy:
-            raise Busy("another prune of this store is under way; wait for it") from None
+            raise Busy("another prune or repair of this store is under way; wait for it") from None
         yield
 
 

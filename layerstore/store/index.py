@@ -107,6 +107,18 @@ class ChunkIndex:
             at = until
         return removed
 
+    def move(
+        self, txn: Transaction, numbers: npt.NDArray[np.uint64], places: npt.NDArray[np.void]
+    ) -> None:
+        """Give chunks other places, whose bytes are durable (invariant I1). Raises: CorruptStore: one has none."""
+        for number, place in zip(numbers.tolist(), places, strict=True):
+            first, run = _run_with(self._database.cursor(txn, "places"), number)
+            if number >= first + len(run):
+                raise CorruptStore(f"chunk {number} has no place; run `layerstore verify`")
+            moved = run.copy()
+            moved[number - first] = place
+            self._database.put(txn, "places", pack_u64(first), moved.tobytes())
+
     def places(self, txn: Transaction, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
         """Where these chunks lie, in the order asked; numbers may repeat, none may be the hole.
 

@@ -14,7 +14,7 @@ The file is only appended to, by whoever holds LMDB's writer lock; when it has g
 need, it is begun anew beside the old one and renamed over it. How far it is right stands in the tables themselves
 (`Position`), so that a record whose transaction was never committed is written over by the next.
 
-Source: docs/format.md, "Journal"; docs/adr.
+Source: docs/format.md, "Journal"; docs/adr/0009.
 """
 
 from __future__ import annotations

@@ -111,14 +111,37 @@ class Layout:
             self.chunks.touch(mode=0o600)
             files.fsync_directory(self.root)
             yield True
-            document = {
-                "magic": _MAGIC,
-                "version": VERSION,
-                "incompatible": sorted(_FIRST_INCOMPATIBLE),
-                "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
-                "compatible": [],
-            }
-            files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
+            self._write_format(_FIRST_INCOMPATIBLE)
+
+    def restore_format(self) -> bool:
+        """Write FORMAT again where it is damaged, or missing of a store; whether it was.
+
+        It names every feature that this version writes: which of them the store has, nothing else says.
+
+        Raises: NotFound: no store is here. Unsupported: FORMAT is whole, and of a version that this code does not know.
+        """
+        try:
+            self.check()
+        except CorruptStore:
+            pass
+        except NotFound:
+            if not (self.journal.exists() and self.chunks.exists()):
+                raise
+        else:
+            return False
+        with files.locked_directory(self.root):
+            self._write_format(_INCOMPATIBLE)
+        return True
+
+    def _write_format(self, incompatible: frozenset[str]) -> None:
+        document = {
+            "magic": _MAGIC,
+            "version": VERSION,
+            "incompatible": sorted(incompatible),
+            "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
+            "compatible": [],
+        }
+        files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
 
     def _check_unused(self) -> None:
         ours = {path.name for path in (self.meta, self.chunks, self.tmp)}

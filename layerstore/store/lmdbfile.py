@@ -24,7 +24,7 @@ from layerstore.errors import CorruptStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_pages", "check_size"]
+__all__ = ["check_pages", "check_size", "newest_transaction"]
 
 _PAGE = struct.Struct(
     "<QHHHH"
@@ -97,6 +97,20 @@ def check_pages(path: Path) -> list[str]:
         return _Walk(fd, _newest_meta(fd)).problems()
     except CorruptStore as error:
         return [str(error)]
+    finally:
+        os.close(fd)
+
+
+def newest_transaction(path: Path) -> int | None:
+    """The number of the last transaction; None where the root pages do not say."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return _newest_meta(fd).transaction
+    except CorruptStore:
+        return None
     finally:
         os.close(fd)
 

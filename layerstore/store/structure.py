@@ -13,7 +13,7 @@ A place may have no row in `chunks`, because the chunk is condemned, or was give
 again, and those went. It costs deduplication and is counted, not called damage. A row that was lost by damage looks
 the same, but leaves its traces: LMDB counts rows, and a key that changed leads to a place of another ID.
 
-Source: docs/format.md; docs/adr.
+Source: docs/format.md; docs/adr/0009.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from layerstore.store.database import Transaction
     from layerstore.store.store import Store
 
-__all__ = ["Structure", "check_structure"]
+__all__ = ["Structure", "check_structure", "unlisted_chunks"]
 
 _MAX_ROWS = 20  # named for each kind of damage; the rest is counted
 _MAX_NUMBERS = 1 << 33  # chunk numbers that a store can have given
@@ -59,12 +59,14 @@ class Structure:
 
     Attributes:
         damages: what is wrong.
+        needs_tables: whether the tables have to be made anew: they, or what follows from them, are wrong.
         is_readable: whether the tables can be relied on to find chunks; without that nothing behind them was looked at.
         unlisted: chunks that are not condemned, and that no look-up by ID finds.
         notes: what is no damage and should be known.
     """
 
     damages: list[Damage] = field(default_factory=list)
+    needs_tables: bool = False
     is_readable: bool = True
     unlisted: int = 0
     notes: list[str] = field(default_factory=list)
@@ -82,6 +84,7 @@ def check_structure(store: Store) -> Structure:
     except (CorruptStore, MemoryError, OverflowError, ValueError) as error:
         # Numbers of damaged tables are anything; what they make of the arithmetic is damage too.
         found.damages.append(Damage("tables", "", str(error) or type(error).__name__))
+    found.needs_tables = any(one.what in ("tables", "index", "space") for one in found.damages)
     found.is_readable &= not any(damage.what == "tables" for damage in found.damages)
     return found
 
@@ -129,6 +132,19 @@ def _check_journal(store: Store, txn: Transaction, found: Structure) -> None:
     ]
     found.damages += _differing(changed, "is not what the journal says")
     found.damages += _differing(rows, "is missing, the journal has it")
+
+
+def unlisted_chunks(store: Store, txn: Transaction) -> dict[int, bytes]:
+    """Chunks that are not condemned and that no row of `chunks` leads to, with their IDs."""
+    count = store.index.count(txn)
+    listed, _ = _listed(store, txn, count)
+    condemned = set(CondemnedTable(store.database).numbers(txn).tolist())
+    found = {}
+    for first, run in store.index.runs(txn):
+        for row in np.flatnonzero(listed[first : first + len(run)] == 0).tolist():
+            if first + row not in condemned:
+                found[first + row] = bytes(run["id"][row])
+    return found
 
 
 def _differing(rows: Iterable[tuple[str, bytes]], problem: str) -> Iterator[Damage]:
@@ -190,7 +206,7 @@ def _check_index(store: Store, txn: Transaction, found: Structure) -> Iterator[D
         wrong += (np.flatnonzero(misled) + first).tolist()
         found.unlisted += int(np.count_nonzero((mark == 0) & ~is_condemned))
     if outside:
-        yield Damage("space", "", "chunks lie outside the chunk file", tuple(outside))
+        yield Damage("chunk", "", "they lie outside the chunk file", tuple(outside))
     if wrong:
         yield Damage(
             "index", "", "chunk IDs lead to chunks of others, or that are condemned", tuple(wrong)

@@ -29,15 +29,16 @@ def test_the_public_names_are_these() -> None:
             "Progress",
             "RemovalForecast",
             "RemoveReport",
+            "RepairReport",
         ),
-        *("SaveReport", "SavedImage", "StoreReport", "View", "errors", "open"),
+        *("SaveReport", "SavedImage", "StoreReport", "View", "errors", "open", "repair"),
     ]
 
 
 def test_every_public_name_is_there_and_stays_the_same_object() -> None:
     for name in layerstore.__all__:
         assert getattr(layerstore, name) is getattr(layerstore, name)
-        if name not in {"errors", "open"}:
+        if name not in {"errors", "open", "repair"}:
             assert getattr(layerstore, name).__name__ == name
 
 
