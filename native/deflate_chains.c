@@ -156,63 +156,72 @@ size_t chain_block_tokens(const chain_model *model) {
     return model->is_go ? GO_BLOCK_TOKENS : ZLIB_BLOCK_TOKENS;
 }
 
-/* Whether a match longer than `length` is possible: a filter in front of the comparison. */
-static int may_be_longer(const uint8_t *a, const uint8_t *b, uint32_t length) {
-    if (length >= 3) {
-        uint32_t x, y;
-        memcpy(&x, a + length - 3, 4);
-        memcpy(&y, b + length - 3, 4);
-        return x == y;
+/* Whether a match longer than `length`, which is at least 3 of Go, is possible: a filter in front of the comparison. */
+static inline int may_be_longer(const uint8_t *a, const uint8_t *b, uint32_t length, int is_go) {
+    if (is_go || length >= 3) {
+        return load_le32(a + length - 3) == load_le32(b + length - 3);
     }
     return a[length] == b[length];
+}
+
+/* `find` for one of the two encoders: what they do not share costs nothing then. */
+static inline __attribute__((always_inline)) uint32_t walk(chain_model *model, uint32_t at,
+                                                           uint32_t length, uint32_t *distance,
+                                                           uint32_t most, const int is_go) {
+    uint32_t best = length, total = 0, tries = model->rule.chain, nice = model->rule.nice;
+    uint32_t reach = is_go ? DEFLATE_WINDOW : ZLIB_REACH;
+    /* zlib takes position 0 of its window for the end of a chain. */
+    uint32_t back = at - model->floor - (is_go ? 0 : at > model->floor);
+    tries = length >= model->rule.good ? tries >> 2 : tries;
+    nice = nice < most ? nice : most;
+    reach = reach < back ? reach : back;
+    const uint8_t *here = model->data + at;
+    const uint16_t *links = model->links;
+    uint32_t used = 0, compared = 0;
+    for (; used < tries; used++) {
+        uint32_t link = links[(at - total) & MASK];
+        total += link;
+        if (!link || total > reach) {
+            break;
+        }
+        if (!is_go && total == ZLIB_REACH && total != link) {
+            break; /* only the first candidate may be that far away */
+        }
+        const uint8_t *there = here - total;
+        if (may_be_longer(here, there, best, is_go)) {
+            uint32_t common = deflate_common(there, here, most);
+            compared += common >> 3;
+            if (common > best && (!is_go || common > 4 || total <= ZLIB_TOO_FAR)) {
+                best = common;
+                *distance = total;
+                if (common >= nice) {
+                    used++;
+                    break;
+                }
+            }
+        }
+        if (is_go && total == DEFLATE_WINDOW) {
+            used++;
+            break; /* its link was overwritten */
+        }
+    }
+    model->budget -= (int64_t)used + compared;
+    return best;
 }
 
 /* The longest match at `at` that is longer than `length`; gives `length` back where there is none. */
 static uint32_t find(chain_model *model, uint32_t at, uint32_t length, uint32_t *distance) {
     link_up_to(model, at + 1);
-    uint32_t most = model->limit - at, best = length, total = 0;
+    uint32_t most = model->limit - at;
     most = most < DEFLATE_MAX_MATCH ? most : DEFLATE_MAX_MATCH;
     if (model->linked < at + 1 || length >= most || model->budget < 0) {
         return length;
     }
-    uint32_t tries = model->rule.chain, nice = model->rule.nice;
-    uint32_t reach = model->is_go ? DEFLATE_WINDOW : ZLIB_REACH;
-    /* zlib takes position 0 of its window for the end of a chain. */
-    uint32_t back = at - model->floor - (model->is_go ? 0 : at > model->floor);
-    tries = length >= model->rule.good ? tries >> 2 : tries;
-    nice = nice < most ? nice : most;
-    reach = reach < back ? reach : back;
-    const uint8_t *here = model->data + at;
-    int64_t steps = 0;
-    for (; tries; tries--) {
-        uint32_t link = model->links[(at - total) & MASK];
-        total += link;
-        if (!link || total > reach) {
-            break;
-        }
-        if (!model->is_go && total == ZLIB_REACH && total != link) {
-            break; /* only the first candidate may be that far away */
-        }
-        steps++;
-        const uint8_t *there = here - total;
-        if (may_be_longer(here, there, best)) {
-            uint32_t common = deflate_common(there, here, most);
-            steps += common >> 3;
-            if (common > best && (!model->is_go || common > 4 || total <= ZLIB_TOO_FAR)) {
-                best = common;
-                *distance = total;
-                if (common >= nice) {
-                    break;
-                }
-            }
-        }
-        if (total == DEFLATE_WINDOW) {
-            break; /* its link was overwritten */
-        }
+    if (model->is_go) {
+        return walk(model, at, length, distance, most, 1);
     }
-    model->budget -= steps;
-    if (!model->is_go && !model->rule.greedy && best > length && best == 3 &&
-        *distance > ZLIB_TOO_FAR) {
+    uint32_t best = walk(model, at, length, distance, most, 0);
+    if (!model->rule.greedy && best > length && best == 3 && *distance > ZLIB_TOO_FAR) {
         return length > 2 ? length : 2;
     }
     return best;

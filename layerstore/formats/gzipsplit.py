@@ -117,6 +117,7 @@ _CANDIDATES = (
     *(Model(Family.GO, level) for level in (9, 2, 3, 4, 5, 7, 8)),
     *(Model(Family.ZLIB, level) for level in (1, 2, 3, 4, 5, 7, 8)),
 )
+_TELLING = {Family.ZLIB: 320 << 10, Family.KLAUSPOST: 9 << 18}  # bytes in which two blocks end
 _BLOCKS = {Family.ZLIB: 128 << 10, Family.KLAUSPOST: 1 << 20}  # of pigz and of pgzip
 
 
@@ -382,12 +383,17 @@ def _choose(stream: _Stream) -> Model:
 
 
 def _first_right(stream: _Stream) -> Model | None:
-    """The first model that is right on a small sample, where it is so on a larger one too."""
+    """The first model that is right on a small sample, where it or one in blocks is so on a larger one too."""
     for model in _CANDIDATES:
         found = stream.split(model, _SAMPLE)
         if len(found.recipe) <= _RIGHT and len(found.plain) >= _SAMPLE:
-            costs = _costs(stream, _with_blocks([model]), _FINAL_SAMPLE)
-            best = _best(costs)
+            if (size := _TELLING.get(model.family)) is None:
+                return model
+            in_blocks = model._replace(block=_BLOCKS[model.family])
+            costs = _costs(stream, [in_blocks], size)
+            if model.family is Family.ZLIB or costs[in_blocks] > _RIGHT:  # pgzip is the usual one
+                costs |= _costs(stream, [model], size)
+            best = min(sorted(costs), key=costs.__getitem__)
             return best if costs[best] <= _RIGHT_IN_ALL else None
     return None
 

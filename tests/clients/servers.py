@@ -6,9 +6,11 @@ Nothing of the machine's own containerd or Docker is touched: other sockets, oth
 from __future__ import annotations
 
 import os
+import socket as socket_module
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["containerd", "dockerd", "run", "snapshotter", "unmount_below", "works"]
+__all__ = [
+    "containerd",
+    "dockerd",
+    "registry",
+    "run",
+    "snapshotter",
+    "unmount_below",
+    "works",
+]
 
 _READY_S = 60
 _PROXY = """
@@ -98,6 +108,33 @@ def dockerd(folder: Path, containerd_socket: Path) -> Iterator[list[str]]:
     docker = ["docker", "-H", f"unix://{socket}"]
     with _server(words, folder, lambda: works([*docker, "version"])):
         yield docker
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """A registry on a loopback port; gives its `host:port`. What it is asked is in the file `log` of the folder."""
+    with socket_module.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (folder / "config.yml").write_text(
+        f"""version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {folder}/data
+http:
+  addr: {address}
+"""
+    )
+
+    def is_ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{address}/v2/", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    with _server(["docker-registry", "serve", f"{folder}/config.yml"], folder, is_ready):
+        yield address
 
 
 def unmount_below(folder: Path) -> None:
