@@ -58,6 +58,7 @@ __all__ = ["GcReport", "GcStep", "collect_garbage", "collecting_alone", "estimat
 
 _AIM_S = 0.010  # for how long a batch may keep other writers waiting, about
 _FIRST_ROWS = 256
+_FEWEST_ROWS = 256  # one page each: 1 MiB
 _MAX_ROWS = 16384
 _WINDOW = 1 << 20  # candidates that are sorted at once: 40 MB
 
@@ -380,7 +381,10 @@ class _Collector:
 
 
 class _Pace:
-    """Transactions of a size that keeps others waiting for about 10 ms, and as long a pause between two of them."""
+    """Transactions of a size that keeps others waiting for about 10 ms, and as long a pause between two of them.
+
+    A disk may need longer for the syncs of any commit: below some size, smaller ones would only be more of them.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -399,7 +403,7 @@ class _Pace:
         self._last_s = time.perf_counter() - begin
         self.longest_s = max(self.longest_s, self._last_s)
         factor = min(2.0, _AIM_S / max(self._last_s, 1e-6))
-        self.rows = min(max(int(self.rows * factor), 1), _MAX_ROWS)
+        self.rows = min(max(int(self.rows * factor), _FEWEST_ROWS), _MAX_ROWS)
 
 
 @contextmanager

@@ -13,9 +13,11 @@ Source: docs/durability.md.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,6 +56,9 @@ __all__ = ["GROUP_BYTES", "WriteSession"]
 
 GROUP_BYTES = 64 << 20  # encoded bytes between two commits
 _GROUP_CHUNKS = 1 << 16  # rows between two commits
+_AIM_S = 0.010  # for how long inserting rows may take before a commit, about
+_FIRST_ROWS = 4096
+_FEWEST_ROWS = 512  # fewer would cost more syncs than they save time
 _SYNC_EVERY = (
     8 << 20
 )  # encoded bytes after which writing back starts, so that the commit does not wait for all
@@ -104,6 +109,7 @@ class WriteSession:
         self._places: list[npt.NDArray[np.void]] = []  # of the pending chunks
         self._numbers = np.empty(0, "u8")  # of all chunks that were new to us, as far as flushed
         self._reserved: list[_Reserved] = []
+        self._batch = _Batch()
         self._table = SessionTable(database)
         self._held: set[Digest] = set()
         self._group_bytes = 0
@@ -303,21 +309,36 @@ class WriteSession:
         """The one durable commit point: bytes, then rows, then what the caller adds."""
         self._check_usable()
         self.settle()
-        ids, before = list(self._pending), self._numbers
-        if ids:
+        if self._pending:
             self._sync()
+        while len(self._pending) > self._batch.rows:
+            with self._inserting(self._batch.rows):
+                pass
+        with self._inserting(len(self._pending)) as txn:
+            yield txn
+
+    @contextmanager
+    def _inserting(self, count: int) -> Iterator[Transaction]:
+        """Commit the rows of the first `count` pending chunks, which are durable, and what the block adds."""
+        before = self._numbers
+        places = np.concatenate(self._places) if self._places else np.empty(0, PLACE)
+        committed = self._ends(places[:count])
         try:
             with self._database.write() as txn:
-                if ids:
-                    numbers = self._index.insert(txn, ids, np.concatenate(self._places))
-                    self._record(
-                        txn, [replace(ours, committed=ours.used) for ours in self._reserved]
-                    )
+                started = time.perf_counter()
+                if count:
+                    ids = list(itertools.islice(self._pending, count))
+                    numbers = self._index.insert(txn, ids, places[:count])
+                    rows = zip(self._reserved, committed, strict=True)
+                    self._record(txn, [replace(ours, committed=end) for ours, end in rows])
                     self._numbers = np.concatenate([before, numbers])
+                    self._batch.took(count, time.perf_counter() - started)
                 yield txn
-            for ours in self._reserved:
-                ours.committed = ours.used
-            self._pending, self._places, self._group_bytes = {}, [], 0
+            for ours, end in zip(self._reserved, committed, strict=True):
+                ours.committed = end
+            self._pending = dict(itertools.islice(self._pending.items(), count, None))
+            self._places = [places[count:]]
+            self._group_bytes = int(places["encoded"][count:].sum(dtype="u8"))
         except LayerstoreError:
             self._numbers = before
             raise
@@ -325,6 +346,16 @@ class WriteSession:
             # Whether LMDB has committed is not known here (a signal may come between): no more from this session.
             self._numbers, self._failed = before, error
             raise
+
+    def _ends(self, places: npt.NDArray[np.void]) -> list[int]:
+        """Up to where each of our extents holds committed frames, once these have rows: the next ones that we wrote."""
+        ends = [ours.committed for ours in self._reserved]
+        for at, ours in enumerate(self._reserved):
+            if ours.committed < ours.used:
+                inside = places[(places["address"] >= ours.start) & (places["address"] < ours.end)]
+                if len(inside):
+                    ends[at] = int(inside["address"][-1]) + int(inside["encoded"][-1])
+        return ends
 
     def _sync(self) -> None:
         try:
@@ -354,6 +385,22 @@ class WriteSession:
         """Write down what we have reserved, and how much of it holds committed chunks."""
         rows = tuple((ours.start, ours.end, ours.committed) for ours in reserved)
         self._table.put(txn, self._id, replace(self._table.get(txn, self._id), extents=rows))
+
+
+class _Batch:
+    """How many rows one transaction inserts, so that it keeps other writers waiting for about 20 ms.
+
+    Half of that is the commit, whose syncs take as long as the disk takes, however few rows there are.
+    """
+
+    def __init__(self) -> None:
+        self.rows = _FIRST_ROWS
+
+    def took(self, count: int, seconds: float) -> None:
+        """Learn from a transaction of so many rows; one of a few says little."""
+        if 2 * count >= self.rows:
+            factor = min(2.0, _AIM_S / max(seconds, 1e-6))
+            self.rows = min(max(int(self.rows * factor), _FEWEST_ROWS), _GROUP_CHUNKS)
 
 
 class _Appender:

@@ -33,6 +33,7 @@ from layerstore.store.layout import BLOCK
 from layerstore.store.snapstate import SnapshotDirectories
 from layerstore.store.spacemap import chunk_blocks, unowned_extents
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar
+from tests.support.lock_holds import Hold, measured_holds
 from tests.support.stores import payload
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = ["SoakReport", "soak"]
 _LAYERS = 24
 _IMAGES = 40
 _NAMES = 12  # of each process
+_HOLDS = 12  # of the writer's lock, that are told
 
 _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["layerstore.api"])
@@ -51,7 +53,7 @@ _children.set_forkserver_preload(["layerstore.api"])
 
 @dataclass(slots=True)
 class SoakReport:
-    """What happened. `lost` must be empty, and `leaked_bytes` 0."""
+    """What happened. `lost` must be empty, and `leaked_bytes` 0. `holds` are the longest of the writer's lock."""
 
     operations: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -60,7 +62,7 @@ class SoakReport:
     live_bytes: int = 0
     disk_bytes: int = 0
     leaked_bytes: int = 0
-    longest_lock_s: float = 0.0
+    holds: list[Hold] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -81,7 +83,7 @@ def soak(root: Path, seconds: float, operations: int, processes: int, seed: int)
     models: list[dict[str, Image]] = []
     for child, told in running:
         try:
-            done, counts, lost, model, longest = told.recv()
+            done, counts, lost, model, holds = told.recv()
         except EOFError:
             report.lost.append(f"process {child.pid} ended without a word")
             continue
@@ -90,7 +92,7 @@ def soak(root: Path, seconds: float, operations: int, processes: int, seed: int)
         report.operations += done
         report.counts += counts
         report.lost += lost
-        report.longest_lock_s = max(report.longest_lock_s, longest)
+        report.holds = sorted([*report.holds, *holds], reverse=True)[:_HOLDS]
         models.append(model)
     report.seconds = time.monotonic() - started
     with open_store(root) as store:
@@ -134,12 +136,17 @@ def pool() -> list[Image]:
 def _work(
     root: str, who: int, seed: int, seconds: float, operations: int, told: Connection
 ) -> None:
-    with open_store(root) as store, tempfile.TemporaryDirectory() as scratch:
+    with (
+        measured_holds() as holds,
+        open_store(root) as store,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         worker = _Worker(store, who, random.Random(seed * 100 + who), Path(scratch))
         end = time.monotonic() + seconds
         while worker.done < operations and time.monotonic() < end and not worker.lost:
             worker.step()
-        told.send((worker.done, worker.counts, worker.lost, worker.model, worker.longest))
+        longest = sorted(holds, reverse=True)[:_HOLDS]
+        told.send((worker.done, worker.counts, worker.lost, worker.model, longest))
 
 
 class _Worker:
@@ -150,7 +157,7 @@ class _Worker:
         self.model: dict[str, Image] = {}
         self.counts: Counter[str] = Counter()
         self.lost: list[str] = []
-        self.done, self.longest = 0, 0.0
+        self.done = 0
         self.pool = pool()
         self.archives = [docker_archive_of([image]) for image in self.pool]
         self.actions: list[tuple[Callable[[], object], int]] = [
@@ -278,7 +285,6 @@ class _Worker:
         except Busy:
             self.counts["prune busy"] += 1
             return
-        self.longest = max(self.longest, report.longest_lock_s)
         self.counts["chunks freed"] += report.chunks
         self.counts["chunks given back"] += report.given_back
         self.counts["chunks left to a later run"] += report.waiting

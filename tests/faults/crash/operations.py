@@ -90,6 +90,7 @@ def small_groups() -> None:
     """Many flushes and background syncs in a small load, many batches in a small collection."""
     session_module.GROUP_BYTES = 16 << 10
     session_module._SYNC_EVERY = 8 << 10
+    session_module._FIRST_ROWS = session_module._FEWEST_ROWS = 12
     gc._FIRST_ROWS = gc._MAX_ROWS = 8
 
 

@@ -6,15 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from layerstore.digest import digest_of
-from layerstore.errors import FailedPrecondition
+from layerstore.errors import FailedPrecondition, StoreFull
 from layerstore.store import session as session_module
 from layerstore.store.chunkfile import ChunkFile
+from layerstore.store.index import ChunkIndex
 from layerstore.store.layout import BLOCK, SEGMENT
 from layerstore.store.store import Store
 from tests.support.stores import free_extents, payload, put_file, reserved_sessions
@@ -169,6 +171,105 @@ def test_sessions_in_threads_agree_on_every_number(store: Store) -> None:
             which = (who + turn) % len(data)
             assert b"".join(store.reader.read(row)) == data[which]
             assert (row == results[which][0]).all()
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows that one transaction may insert."""
+    monkeypatch.setattr(session_module, "_FIRST_ROWS", 5)
+    monkeypatch.setattr(session_module, "_FEWEST_ROWS", 5)
+    monkeypatch.setattr(session_module, "_AIM_S", 1e-9)  # never more
+    return 5
+
+
+def test_no_transaction_inserts_more_rows_than_others_may_wait_for(
+    store: Store, few_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = payload(31, 2_000_000)
+    real, counts = ChunkIndex.insert, list[int]()
+
+    def insert(self: ChunkIndex, txn: Any, ids: list[bytes], places: Any) -> Any:
+        counts.append(len(ids))
+        return real(self, txn, ids, places)
+
+    monkeypatch.setattr(ChunkIndex, "insert", insert)
+    with store.begin() as session:
+        promises = put_file(session, data)
+        session.flush()
+        numbers = session.numbers_of(promises)
+        assert b"".join(store.reader.read(numbers)) == data
+        assert put_file(session, data).tolist() == numbers.tolist()
+    assert len(counts) > 5
+    assert max(counts) == few_rows
+    assert sum(counts) == _count(store)
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_flush_that_met_a_full_disk_between_two_batches_goes_on_from_there(
+    store: Store, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = payload(32, 2_000_000), payload(33, 400_000)
+    real, calls = ChunkIndex.insert, [0]
+
+    def insert(self: ChunkIndex, txn: Any, ids: list[bytes], places: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == stop:
+            raise StoreFull("no room, in a test")
+        return real(self, txn, ids, places)
+
+    monkeypatch.setattr(ChunkIndex, "insert", insert)
+    with store.begin() as session:
+        promises = put_file(session, first)
+        with pytest.raises(StoreFull):
+            session.flush()
+        assert _count(store) == 5 * (stop - 1), "what was committed stays"
+        more = put_file(session, second)
+        session.flush()
+        assert b"".join(store.reader.read(session.numbers_of(promises))) == first
+        assert b"".join(store.reader.read(session.numbers_of(more))) == second
+    assert reserved_sessions(store) == []
+
+
+def _dies_between_batches(root: Path, stop: int) -> None:
+    real, calls = ChunkIndex.insert, [0]
+
+    def insert(self: ChunkIndex, txn: Any, ids: list[bytes], places: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == stop:
+            os._exit(1)
+        return real(self, txn, ids, places)
+
+    patch.object(ChunkIndex, "insert", insert).start()
+    session_module._FIRST_ROWS = session_module._FEWEST_ROWS = 5
+    session_module._AIM_S = 1e-9
+    with Store(root, create=False) as store, store.begin() as session:
+        put_file(session, payload(34, 2_000_000))
+        session.flush()
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_of_a_session_that_died_between_two_batches_the_committed_ones_stay(
+    tmp_path: Path, stop: int
+) -> None:
+    root = tmp_path / "store"
+    Store(root, create=True).close()
+    child = _children.Process(target=_dies_between_batches, args=(root, stop))
+    child.start()
+    child.join()
+    assert child.exitcode == 1
+    data = payload(34, 2_000_000)
+    with Store(root, create=False) as store:
+        committed = _count(store)
+        assert committed == 5 * (stop - 1)
+        kept = b"".join(store.reader.read(np.arange(1, committed + 1, dtype="u8")))
+        assert kept == data[: len(kept)]
+        (free,) = free_extents(store)
+        with store.read() as txn:
+            places = store.index.places(txn, np.arange(1, committed + 1, dtype="u8"))
+        end = int((places["address"] + places["encoded"]).max())
+        assert free.start == -(-end // BLOCK) * BLOCK, "and the rest is free"
+        assert store.chunkfile.allocated_bytes() <= free.start
 
 
 def test_frames_that_cross_an_extent_go_on_in_the_next(
