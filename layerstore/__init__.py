@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from layerstore import errors
 
 if TYPE_CHECKING:
+    from layerstore.analysis import Analysis, AnalyzeOptions, analyze
     from layerstore.api import LayerStore
     from layerstore.api import open_store as open
     from layerstore.api import repair_store as repair
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from layerstore.view import View
 
 __all__ = [
+    "Analysis",
+    "AnalyzeOptions",
     "ArchiveKind",
     "BlobPolicy",
     "Change",
@@ -63,6 +66,7 @@ __all__ = [
     "SavedImage",
     "StoreReport",
     "View",
+    "analyze",
     "errors",
     "open",
     "repair",
@@ -71,6 +75,9 @@ __all__ = [
 
 # Loaded at first use: `layerstore --help` need not wait for numpy and LMDB.
 _MODULES = {
+    "Analysis": "analysis",
+    "AnalyzeOptions": "analysis",
+    "analyze": "analysis",
     "LayerStore": "api",
     "DiskUsage": "images.accounting",
     "ImageUsage": "images.accounting",

@@ -14,6 +14,7 @@ import hashlib
 import queue
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
@@ -30,7 +31,7 @@ from layerstore.store.catalog import LayerRecord, Stretch
 from layerstore.tree import EXTENT, HOLE, Entries, concat_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Expected",
     "IngestReport",
+    "LayerCutter",
+    "Piece",
     "ingest_blob",
     "ingest_document",
     "ingest_layer",
@@ -115,15 +118,10 @@ def ingest_layer(
         StoreFull: nothing became visible.
     """
     before = session.new_chunks, session.new_bytes
-    wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
-    tar = _Hashed(compression, wire)
+    layer = LayerCutter(source, expected, compression, session.limits, params)
     recipe = _RecipeWriter(session)
     try:
-        with (
-            _Ahead(_decode(wire, compression, expected, session.limits)) as decoded,
-            _Ahead(tar.through(decoded)) as hashed,
-            _Ahead(_cut(hashed, params)) as pieces,
-        ):
+        with closing(layer.pieces()) as pieces:
             for piece in pieces:
                 numbers = session.put_chunks(
                     piece.data, piece.cuts.lengths, piece.cuts.ids, piece.starts
@@ -132,23 +130,81 @@ def ingest_layer(
                 session.limits.check("entries", recipe.entries)
     except MalformedInput as error:
         raise error.within(source=expected.name) from error.__cause__
-    diff_id = tar.diff_id()
-    if expected.diff_id not in (None, diff_id):
-        raise DigestMismatch(str(expected.diff_id), diff_id, tar.size, source=expected.name)
+    diff_id = layer.finish()
     recipe.flush()
     with session.commit() as txn:
-        record = LayerRecord(tar.size, recipe.entries, recipe.stretches(), time.time_ns())
+        record = LayerRecord(layer.size, recipe.entries, recipe.stretches(), time.time_ns())
         session.catalog.put_layer(txn, diff_id, record)
         session.hold_new(txn, diff_id)
     return IngestReport(
         diff_id,
-        tar.size,
+        layer.size,
         recipe.entries,
         recipe.chunks,
         session.new_chunks - before[0],
         session.new_bytes - before[1],
-        Digest(wire.finish()),
+        layer.digest(),
     )
+
+
+class Piece(NamedTuple):
+    """A buffer of tar, split and cut.
+
+    Attributes:
+        starts: of the chunks, in `data`.
+    """
+
+    data: bytes
+    split: Split
+    cuts: Cuts
+    starts: npt.NDArray[np.int64]
+
+
+class LayerCutter:
+    """A layer blob as pieces, with three stages that run ahead in threads; nothing is stored.
+
+    Thread safety: one thread at a time. Close the iterator of `pieces` before what it reads from.
+    """
+
+    def __init__(
+        self,
+        source: Readable,
+        expected: Expected,
+        compression: Compression,
+        limits: Limits,
+        params: ChunkParams = DEFAULT_PARAMS,
+    ) -> None:
+        self._expected, self._compression = expected, compression
+        self._limits, self._params = limits, params
+        self._wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
+        self._tar = _Hashed(compression, self._wire)
+
+    def pieces(self) -> Generator[Piece]:
+        """All of the layer, once. Raises: MalformedInput, DigestMismatch: the blob is not what it was said to be."""
+        with (
+            _Ahead(_decode(self._wire, self._compression, self._expected, self._limits)) as decoded,
+            _Ahead(self._tar.through(decoded)) as hashed,
+            _Ahead(_cut(hashed, self._params)) as pieces,
+        ):
+            yield from pieces
+
+    def finish(self) -> DiffID:
+        """The diff ID, when `pieces` has ended. Raises: DigestMismatch: it is not what was expected."""
+        diff_id = self._tar.diff_id()
+        if self._expected.diff_id not in (None, diff_id):
+            raise DigestMismatch(
+                str(self._expected.diff_id), diff_id, self.size, source=self._expected.name
+            )
+        return diff_id
+
+    @property
+    def size(self) -> int:
+        """Bytes of tar that were read."""
+        return self._tar.size
+
+    def digest(self) -> Digest:
+        """Of the blob, when `pieces` has ended."""
+        return Digest(self._wire.finish())
 
 
 def verify_layer(
@@ -198,15 +254,6 @@ def ingest_document(data: bytes, session: WriteSession) -> Callable[[], tuple[St
     return lambda: (Stretch(tuple(session.numbers_of(numbers).tolist()), ()),)
 
 
-class _Piece(NamedTuple):
-    """A buffer of tar, split and cut."""
-
-    data: bytes
-    split: Split
-    cuts: Cuts
-    starts: npt.NDArray[np.int64]  # of the chunks, in data
-
-
 def _decode(
     wire: VerifyingReader, compression: Compression, expected: Expected, limits: Limits
 ) -> Iterator[bytes]:
@@ -248,7 +295,7 @@ class _Hashed:
         return DiffID(Digest("sha256:" + self._hash.hexdigest()))
 
 
-def _cut(blocks: Iterable[bytes], params: ChunkParams) -> Iterator[_Piece]:
+def _cut(blocks: Iterable[bytes], params: ChunkParams) -> Iterator[Piece]:
     """Split and cut a tar that comes in blocks; what cannot be decided yet waits for the next block."""
     splitter = TarSplitter()
     carry = b""
@@ -261,7 +308,7 @@ def _cut(blocks: Iterable[bytes], params: ChunkParams) -> Iterator[_Piece]:
             uncut = sum(length for _, length in split.spans) - int(cuts.lengths.sum(dtype="u8"))
             splitter.give_back(uncut)
         carry = data[split.used - uncut :]
-        yield _Piece(data, split, cuts, _starts(split.spans, cuts))
+        yield Piece(data, split, cuts, _starts(split.spans, cuts))
     split = splitter.split(carry)
     rest = carry[split.used :]
     splitter.finish(rest)
@@ -269,7 +316,7 @@ def _cut(blocks: Iterable[bytes], params: ChunkParams) -> Iterator[_Piece]:
         literals=split.literals + rest, tail_literal=split.tail_literal + len(rest)
     )
     cuts = cut_spans(carry, split.spans, False, params)
-    yield _Piece(carry, split, cuts, _starts(split.spans, cuts))
+    yield Piece(carry, split, cuts, _starts(split.spans, cuts))
 
 
 def _starts(spans: list[tuple[int, int]], cuts: Cuts) -> npt.NDArray[np.int64]:

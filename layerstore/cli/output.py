@@ -56,9 +56,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(_GAP.join(padded).rstrip())
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, indent: int | None = 2) -> None:
     """The one document of a verb. Everything outside ASCII is escaped, so no locale can break it."""
-    click.echo(json.dumps(as_json(value), indent=2))
+    click.echo(json.dumps(as_json(value), indent=indent))
 
 
 def as_json(value: object) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from layerstore.api import LayerStore
 
-__all__ = ["Settings", "default_root"]
+__all__ = ["Settings", "cache_folder", "default_root"]
 
 _SYSTEM_ROOT = Path("/var/lib/layerstore")
 
@@ -54,3 +54,14 @@ def default_root(environment: Mapping[str, str], *, is_superuser: bool | None = 
     if not data_home.is_absolute():
         data_home = Path.home() / ".local" / "share"
     return data_home / "layerstore"
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Where what can be made again is kept.
+
+    Source: XDG Base Directory Specification: `~/.cache` where XDG_CACHE_HOME is unset, empty or not absolute.
+    """
+    cache_home = Path(environment.get("XDG_CACHE_HOME", ""))
+    if not cache_home.is_absolute():
+        cache_home = Path.home() / ".cache"
+    return cache_home / "layerstore"

@@ -26,6 +26,7 @@ VERBS = {
     "diff": "diff",
     "tag": "naming",
     "rmi": "naming",
+    "analyze": "analyze",
     "df": "df",
     "why": "why",
     "prune": "prune",

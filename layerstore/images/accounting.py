@@ -83,7 +83,7 @@ class Split:
         chunks: every chunk of files is there once, and zeros not at all.
         contents: the same, compressed.
         recipes: chunks of tar headers, recipes, manifests and configs that hold no contents.
-        kept_blobs: chunks of compressed layers that are kept, and hold nothing of the above.
+        kept_blobs: chunks of compressed layers that are kept, or of their gzip recipes, that hold nothing of the above.
     """
 
     unpacked: int
@@ -367,8 +367,8 @@ def _with_disk(found: _Found, sizes: dict[str, int]) -> DiskUsage:
 
 
 def _is_kept(blob: BlobRecord) -> bool:
-    """Whether it is a compressed layer that is kept, and no document."""
-    return blob.wrapping is Wrapping.KEPT and blob.diff_id is not None
+    """Whether it is a compressed layer that is kept, or can be made again; and no document."""
+    return blob.wrapping in (Wrapping.KEPT, Wrapping.REGENERATED) and blob.diff_id is not None
 
 
 def _union(arrays: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:

@@ -64,3 +64,27 @@ def test_rmi_dry_run_changes_nothing_and_prune_frees_what_it_said(loaded: Cli) -
     pruned = loaded.ok("prune", "-f", "--format", "json").json
     assert pruned["bytes"] == forecast["freed"] > 150_000
     assert loaded("rmi", "--dry-run", "example/app:1").code == 3
+
+
+def test_analyze_compares_archives_and_images_of_the_store(loaded: Cli, tmp_path: Path) -> None:
+    write_archive(tmp_path / "more.tar", 3)
+    cache = ("--cache", tmp_path / "cache")
+    out = loaded.ok("analyze", *cache, tmp_path / "app.tar", tmp_path / "more.tar").out
+    assert "3 images, 4 layers, " in out
+    assert "layers once, unpacked: Docker" in out
+    assert "with index and recipes: layerstore   ~" in out
+    assert "PAIRS THAT SHARE MOST" in out
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 4
+    again = loaded.ok("analyze", *cache, tmp_path / "app.tar", "--format", "json")
+    assert again.json["cached_layers"] == 3
+    assert "0 of 3 layers: 0 B known" in again.err
+    stored = loaded.ok("analyze", "-q", "--no-cache", "--format", "json")
+    assert stored.err == ""
+    assert stored.json["savings"] | {"gzip": 0, "registry": 0} == again.json["savings"] | {
+        "gzip": 0,
+        "registry": 0,
+    }
+    mixed = loaded.ok("analyze", *cache, tmp_path / "more.tar", "example/app:1", "--format", "json")
+    assert len(mixed.json["images"]) == 2
+    assert loaded("analyze", *cache, "./nothing.tar").code == 2
+    assert loaded("analyze", *cache, "nothing:1").code == 3

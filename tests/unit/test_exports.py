@@ -10,7 +10,8 @@ import layerstore
 
 def test_the_public_names_are_these() -> None:
     assert sorted(layerstore.__all__) == [
-        *("ArchiveKind", "BlobPolicy", "Change", "ChangeKind", "DiskUsage", "Held", "HistoryStep"),
+        *("Analysis", "AnalyzeOptions", "ArchiveKind", "BlobPolicy", "Change", "ChangeKind"),
+        *("DiskUsage", "Held", "HistoryStep"),
         *("ImageDamage", "ImageDetails"),
         *(
             "ImageSummary",
@@ -31,7 +32,8 @@ def test_the_public_names_are_these() -> None:
             "RemoveReport",
             "RepairReport",
         ),
-        *("SaveReport", "SavedImage", "StoreReport", "View", "errors", "open", "repair"),
+        *("SaveReport", "SavedImage", "StoreReport", "View"),
+        *("analyze", "errors", "open", "repair"),
     ]
 
 

@@ -1,0 +1,227 @@
+"""Which images share how much: arithmetic on sorted chunk lists. No I/O.
+
+    all lists > distinct chunks, numbered 0 .. n-1 > each image a list of numbers > holders, shares, pairs
+
+Chunks with the same set of holders are one *group*: pairs are counted group by group, which is what makes a thousand images
+quick. A set of holders is known by a sum of random words, one for each image (a collision has a chance of 2^-64 a pair).
+
+    group held by few:   each pair of its holders gets its bytes
+    group held by many:  a column of a matrix B of 0 and 1; pairs are B · diag(bytes) · Bᵀ, a block of columns at a time
+
+Sums are of integers below 2^53 in float64, and so exact.
+
+Thread safety: pure functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from layerstore.sharing import divide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from layerstore.analysis.layer import CutLayer
+
+__all__ = ["Comparison", "Groups", "compare", "groups_of", "pair_matrix"]
+
+_FEW = 48  # holders; measured: from about here on the product is quicker than the pairs
+_BLOCK = 2048  # columns of B at once
+
+
+class Groups(NamedTuple):
+    """Chunks that at least two sets hold, by their holders. One row of `sets` and `group` for each membership.
+
+    Attributes:
+        weights: encoded bytes of each group.
+        lengths: plain bytes of each group.
+        sets: holders, ascending within a group.
+        starts: where each group begins in `sets`; and their number at the end.
+    """
+
+    weights: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    sets: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+
+
+class Comparison(NamedTuple):
+    """What came out. All in bytes; arrays have a value for each image unless it says otherwise.
+
+    Attributes:
+        chunk_count: distinct chunks of the set.
+        files: of all distinct files.
+        chunks: of all distinct chunks, as they are.
+        compressed: of all distinct chunks, as frames.
+        counts: distinct chunks of each image.
+        image_files, image_chunks, stored: the same three of each image, as if it were alone.
+        alone: of `stored`, what no other image holds.
+        share: of `stored`, each chunk divided by its holders; the shares add up to `compressed`.
+        groups: what is shared, by holders.
+        pairs: encoded bytes that two images share; a matrix, with `stored` in its diagonal.
+        numbered: the chunks of each layer as numbers, for `pair_matrix`; and the encoded bytes by number.
+        encoded: by chunk number.
+    """
+
+    chunk_count: int
+    files: int
+    chunks: int
+    compressed: int
+    counts: npt.NDArray[np.int64]
+    image_files: npt.NDArray[np.int64]
+    image_chunks: npt.NDArray[np.int64]
+    stored: npt.NDArray[np.int64]
+    alone: npt.NDArray[np.int64]
+    share: npt.NDArray[np.int64]
+    groups: Groups
+    pairs: npt.NDArray[np.int64]
+    numbered: list[npt.NDArray[np.uint32]]
+    encoded: npt.NDArray[np.uint32]
+
+
+def compare(layers: Sequence[CutLayer], stacks: Sequence[Sequence[int]]) -> Comparison:
+    """Compare images, each a stack of positions in `layers`.
+
+    Memory beside the lists: 20 bytes for each distinct chunk, 8 for each chunk of a layer and 4 for each of an image.
+    """
+    keys, numbered = _number([layer.chunks for layer in layers])
+    lengths, encoded = np.zeros(keys, "u4"), np.zeros(keys, "u4")
+    for layer, numbers in zip(layers, numbered, strict=True):
+        lengths[numbers], encoded[numbers] = layer.lengths, layer.encoded
+    images = [_union([numbered[position] for position in stack]) for stack in stacks]
+    holders = np.zeros(keys, "u4")
+    for mine in images:
+        holders[mine] += 1
+    taken = np.zeros(keys, "u4")
+    count = len(images)
+    rows = np.zeros((6, count), "i8")  # counts, files, chunks, stored, alone, share
+    for position, mine in enumerate(images):
+        sizes, shared_by = encoded[mine], holders[mine]
+        rows[0, position] = len(mine)
+        rows[1, position] = _files_bytes([layers[layer] for layer in stacks[position]])
+        rows[2, position] = lengths[mine].sum(dtype="u8")
+        rows[3, position] = sizes.sum(dtype="u8")
+        rows[4, position] = sizes[shared_by == 1].sum(dtype="u8")
+        rows[5, position] = divide(sizes, shared_by, taken[mine])
+        taken[mine] += 1
+    del taken
+    groups = groups_of(images, holders, encoded, lengths)
+    pairs = pair_matrix(groups, count)
+    np.fill_diagonal(pairs, rows[3])
+    used = holders > 0
+    return Comparison(
+        int(np.count_nonzero(used)),
+        _files_bytes([layers[position] for position in sorted({p for s in stacks for p in s})]),
+        int(lengths[used].sum(dtype="u8")),
+        int(encoded[used].sum(dtype="u8")),
+        rows[0],
+        rows[1],
+        rows[2],
+        rows[3],
+        rows[4],
+        rows[5],
+        groups,
+        pairs,
+        numbered,
+        encoded,
+    )
+
+
+def groups_of(
+    sets: Sequence[npt.NDArray[np.uint32]],
+    holders: npt.NDArray[np.uint32],
+    encoded: npt.NDArray[np.uint32],
+    lengths: npt.NDArray[np.uint32],
+) -> Groups:
+    """Group what at least two of these sets of chunk numbers hold."""
+    words = np.random.default_rng(0).integers(0, 1 << 64, len(sets), "u8")
+    marks = np.zeros(len(holders), "u8")
+    for word, mine in zip(words, sets, strict=True):
+        marks[mine] += word
+    shared = np.flatnonzero(holders > 1)
+    _, first, group = np.unique(marks[shared], return_index=True, return_inverse=True)
+    del marks
+    count = len(first)
+    weights = np.bincount(group, encoded[shared], count).astype("i8")
+    plain = np.bincount(group, lengths[shared], count).astype("i8")
+    of_chunk = np.full(len(holders), -1, "i4")
+    of_chunk[shared[first]] = np.arange(count, dtype="i4")  # a chunk of each group stands for all
+    found = []
+    for mine in sets:
+        groups = of_chunk[mine]
+        found.append(groups[groups >= 0])
+    members = np.repeat(np.arange(len(sets), dtype="i4"), [len(one) for one in found])
+    of_member = np.concatenate([np.empty(0, "i4"), *found])
+    order = np.argsort(of_member, kind="stable")
+    starts = np.searchsorted(of_member[order], np.arange(count + 1))
+    return Groups(weights, plain, members[order], starts.astype("i8"))
+
+
+def pair_matrix(groups: Groups, count: int) -> npt.NDArray[np.int64]:
+    """Encoded bytes that each two of `count` sets share; symmetric, with zeros in the diagonal."""
+    total = np.zeros(count * count)
+    sizes = np.diff(groups.starts)
+    for size in np.unique(sizes[sizes < _FEW]).tolist():
+        rows = np.flatnonzero(sizes == size)
+        sets = groups.sets[groups.starts[rows][:, None] + np.arange(size)].astype("i8")
+        weights = groups.weights[rows].astype("f8")
+        for a in range(size):
+            for b in range(a + 1, size):  # sets are ascending: this fills the upper half
+                np.add.at(total, sets[:, a] * count + sets[:, b], weights)
+    matrix = total.reshape(count, count)
+    matrix += matrix.T
+    many = np.flatnonzero(sizes >= _FEW)
+    for at in range(0, len(many), _BLOCK):
+        rows = many[at : at + _BLOCK]
+        block = np.zeros((count, len(rows)))
+        columns = np.repeat(np.arange(len(rows)), sizes[rows])
+        block[_members(groups, rows), columns] = 1
+        matrix += (block * groups.weights[rows]) @ block.T
+    np.fill_diagonal(matrix, 0)
+    return matrix.astype("i8")
+
+
+def _members(groups: Groups, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """The sets of these groups, one group behind another."""
+    sizes = np.diff(groups.starts)[rows]
+    shifts = groups.starts[rows] - (np.cumsum(sizes) - sizes)
+    members: npt.NDArray[np.int32] = groups.sets[np.repeat(shifts, sizes) + np.arange(sizes.sum())]
+    return members
+
+
+def _number(
+    lists: Sequence[npt.NDArray[np.uint64]],
+) -> tuple[int, list[npt.NDArray[np.uint32]]]:
+    """How many distinct keys there are, and each list as positions among them."""
+    keys = np.concatenate([np.empty(0, "u8"), *lists])
+    keys.sort()
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    keys = keys[is_first]
+    return len(keys), [np.searchsorted(keys, one).astype("u4") for one in lists]
+
+
+def _union(arrays: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    if len(arrays) == 1:
+        return arrays[0]
+    joined = np.concatenate([np.empty(0, "u4"), *arrays])
+    joined.sort()
+    is_first = np.ones(len(joined), np.bool_)
+    is_first[1:] = joined[1:] != joined[:-1]
+    return joined[is_first]
+
+
+def _files_bytes(layers: Sequence[CutLayer]) -> int:
+    """Bytes of the distinct files of these layers."""
+    keys = np.concatenate([np.empty(0, "u8"), *(layer.files for layer in layers)])
+    sizes = np.concatenate([np.empty(0, "u8"), *(layer.sizes for layer in layers)])
+    order = np.argsort(keys)
+    keys, sizes = keys[order], sizes[order]
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return int(sizes[is_first].sum(dtype="u8"))
