@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -141,7 +142,7 @@ def tree_of(root: Path, since_ns: int) -> dict[bytes, tuple[object, ...]]:
         content: object = None
         if stat.S_ISREG(status.st_mode):
             with open(path, "rb") as file:  # noqa: PTH123  # a name that is not text
-                content = file.read()
+                content = hashlib.file_digest(file, "sha256").digest()
         elif stat.S_ISLNK(status.st_mode):
             content = os.readlink(path)  # noqa: PTH115
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):

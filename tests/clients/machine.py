@@ -83,7 +83,10 @@ class Machine:
 
     def exec(self, name: str, *command: str) -> None:
         """Run a program in a running container, as `run`."""
-        run(*self.ctr, "task", "exec", "--exec-id", os.urandom(4).hex(), name, *command)
+        run(*self.exec_words(name, *command))
+
+    def exec_words(self, name: str, *command: str) -> list[str]:
+        return [*self.ctr, "task", "exec", "--exec-id", os.urandom(4).hex(), name, *command]
 
     def remove_container(self, name: str) -> None:
         if name in run(*self.ctr, "task", "ls", "-q").split():
