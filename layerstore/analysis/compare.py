@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from layerstore.sharing import divide
+from layerstore.sharing import distinct, divide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,13 +144,16 @@ def groups_of(
     for word, mine in zip(words, sets, strict=True):
         marks[mine] += word
     shared = np.flatnonzero(holders > 1)
-    _, first, group = np.unique(marks[shared], return_index=True, return_inverse=True)
+    found_marks = distinct(marks[shared])
+    group = np.searchsorted(found_marks, marks[shared])
     del marks
-    count = len(first)
+    count = len(found_marks)
     weights = np.bincount(group, encoded[shared], count).astype("i8")
     plain = np.bincount(group, lengths[shared], count).astype("i8")
     of_chunk = np.full(len(holders), -1, "i4")
-    of_chunk[shared[first]] = np.arange(count, dtype="i4")  # a chunk of each group stands for all
+    stands_for = np.empty(count, "i8")
+    stands_for[group] = shared  # one chunk of each group, whichever comes last
+    of_chunk[stands_for] = np.arange(count, dtype="i4")
     found = []
     for mine in sets:
         groups = of_chunk[mine]
@@ -198,30 +201,30 @@ def _number(
     lists: Sequence[npt.NDArray[np.uint64]],
 ) -> tuple[int, list[npt.NDArray[np.uint32]]]:
     """How many distinct keys there are, and each list as positions among them."""
-    keys = np.concatenate([np.empty(0, "u8"), *lists])
-    keys.sort()
-    is_first = np.ones(len(keys), np.bool_)
-    is_first[1:] = keys[1:] != keys[:-1]
-    keys = keys[is_first]
+    keys = distinct(np.concatenate([np.empty(0, "u8"), *lists]))
     return len(keys), [np.searchsorted(keys, one).astype("u4") for one in lists]
 
 
 def _union(arrays: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
     if len(arrays) == 1:
         return arrays[0]
-    joined = np.concatenate([np.empty(0, "u4"), *arrays])
-    joined.sort()
-    is_first = np.ones(len(joined), np.bool_)
-    is_first[1:] = joined[1:] != joined[:-1]
-    return joined[is_first]
+    return distinct(np.concatenate([np.empty(0, "u4"), *arrays]))
 
 
 def _files_bytes(layers: Sequence[CutLayer]) -> int:
     """Bytes of the distinct files of these layers."""
     keys = np.concatenate([np.empty(0, "u8"), *(layer.files for layer in layers)])
-    sizes = np.concatenate([np.empty(0, "u8"), *(layer.sizes for layer in layers)])
-    order = np.argsort(keys)
-    keys, sizes = keys[order], sizes[order]
-    is_first = np.ones(len(keys), np.bool_)
-    is_first[1:] = keys[1:] != keys[:-1]
-    return int(sizes[is_first].sum(dtype="u8"))
+    keys.sort()
+    again = keys[1:][keys[1:] == keys[:-1]]  # a key for each copy beyond the first
+    del keys
+    total = sum(int(layer.sizes.sum(dtype="u8")) for layer in layers)
+    if not len(again):
+        return total
+    repeated = distinct(again)
+    sizes = np.zeros(len(repeated), "u8")
+    for layer in layers:
+        at = np.searchsorted(repeated, layer.files)
+        at[at == len(repeated)] = 0
+        is_repeated = repeated[at] == layer.files
+        sizes[at[is_repeated]] = layer.sizes[is_repeated]
+    return total - int(sizes[np.searchsorted(repeated, again)].sum(dtype="u8"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from layerstore.analysis.compare import groups_of, pair_matrix
 from layerstore.analysis.report import DuplicatedFile, LayerFamily, Suggestion
+from layerstore.sharing import distinct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,17 +47,17 @@ def duplicated_files(subject: Subject) -> tuple[DuplicatedFile, ...]:
         + [np.unique(layer.files[row]) for layer, row in zip(subject.layers, rows, strict=True)]
     )
     owners = np.repeat(np.arange(len(rows)), [len(np.unique(row)) for row in rows])
-    distinct, first, copies = np.unique(keys, return_index=True, return_counts=True)
-    sizes = np.zeros(len(distinct), "u8")
+    contents, first, copies = np.unique(keys, return_index=True, return_counts=True)
+    sizes = np.zeros(len(contents), "u8")
     for layer, row in zip(subject.layers, rows, strict=True):
-        sizes[np.searchsorted(distinct, layer.files[row])] = layer.sizes[row]
+        sizes[np.searchsorted(contents, layer.files[row])] = layer.sizes[row]
     wasted = sizes * (copies - 1).astype("u8")
     found = []
     for best in np.argsort(wasted, kind="stable")[::-1][:_FILES].tolist():
         if not wasted[best]:
             break
         layer = subject.layers[int(owners[first[best]])]
-        path = next(path for at, path in layer.named if layer.files[at] == distinct[best])
+        path = next(path for at, path in layer.named if layer.files[at] == contents[best])
         found.append(DuplicatedFile(path, int(sizes[best]), int(copies[best]), int(wasted[best])))
     return tuple(found)
 
@@ -79,7 +80,7 @@ def layer_families(subject: Subject, comparison: Comparison) -> tuple[LayerFamil
     found = []
     for members in _connected(pairs >= smaller * _SAME):
         positions = [int(largest[member]) for member in members]
-        together = np.unique(np.concatenate([comparison.numbered[p] for p in positions]))
+        together = distinct(np.concatenate([comparison.numbered[p] for p in positions]))
         total = int(stored[positions].sum())
         duplicated = total - int(comparison.encoded[together].sum(dtype="u8"))
         if duplicated < _WORTH:
@@ -113,13 +114,13 @@ def _of_family(family: LayerFamily) -> Suggestion:
     if family.is_base:
         kind = "rebuilt-base"
         text = (
-            f"{len(family.images)} images stand on {count} builds of what is nearly the same base layer; "
+            f"{_images(len(family.images))} stand on {count} builds of what is nearly the same base layer; "
             "build them on one (pin the base by digest) and it is stored and pulled once"
         )
     else:
         kind = "similar-layers"
         text = (
-            f"{count} layers of {len(family.images)} images hold mostly the same files under different digests; "
+            f"{count} layers of {_images(len(family.images))} hold mostly the same files under different digests; "
             "build that step once, in a base image or stage that they share"
         )
     return Suggestion(kind, text, family.unpacked_duplicated, True, family.images)
@@ -133,12 +134,13 @@ def _repeated_files(subject: Subject) -> list[Suggestion]:
         for position in stack:
             layer = subject.layers[position]
             if len(below):
-                again = np.isin(layer.files, below, assume_unique=True)
+                at = np.minimum(np.searchsorted(below, layer.files), len(below) - 1)
+                again = below[at] == layer.files
                 size = int(layer.sizes[again].sum(dtype="u8"))
                 if size >= _WORTH:
                     least, images = wasted.get(position, (size, set()))
                     wasted[position] = (min(least, size), images | {image})
-            below = np.union1d(below, layer.files)
+            below = distinct(np.concatenate([below, layer.files]))
     return [
         Suggestion(
             "repeated-files",
@@ -161,7 +163,7 @@ def _package_caches(subject: Subject) -> list[Suggestion]:
     return [
         Suggestion(
             "package-cache",
-            f"{len(layers)} layers keep the package cache of {manager}; "
+            f"{len(layers)} {'layer keeps' if len(layers) == 1 else 'layers keep'} the package cache of {manager}; "
             "remove it in the step that installs, or put it on a cache mount",
             total,
             False,
@@ -170,6 +172,10 @@ def _package_caches(subject: Subject) -> list[Suggestion]:
         for manager, (total, layers) in totals.items()
         if total >= _WORTH
     ]
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _connected(edges: npt.NDArray[np.bool_]) -> list[list[int]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["analyze_verb"]
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _SOME = 10  # of each list that is printed; JSON has all
 
 
@@ -35,6 +36,16 @@ _SOME = 10  # of each list that is printed; JSON has all
     help="Keep chunk lists of layers here.  [default: $XDG_CACHE_HOME/layerstore or ~/.cache/layerstore]",
 )
 @click.option("--no-cache", is_flag=True, help="Read every layer, and keep nothing.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Write a page that needs no network.")
+@click.option(
+    "--png", type=_FILE, metavar="FILE", help="Write a picture of the page; needs Chromium."
+)
+@click.option(
+    "--parquet",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write tables for notebooks; needs pyarrow.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @format_option()
 @click.pass_obj
@@ -44,6 +55,9 @@ def analyze_verb(
     jobs: int | None,
     cache: Path | None,
     no_cache: bool,
+    html: Path | None,
+    png: Path | None,
+    parquet: Path | None,
     quiet: bool,
     form: str,
 ) -> None:
@@ -56,10 +70,25 @@ def analyze_verb(
         found = _analyze(settings, sources, kept, jobs, progress)
     for skipped in found.skipped:
         print_note(f"{skipped.path}: skipped: {skipped.reason}")
+    _write(found, html, png, parquet)
     if form == "json":
         print_json(found, indent=None)
     else:
         _print(found)
+
+
+def _write(found: Analysis, html: Path | None, png: Path | None, parquet: Path | None) -> None:
+    from layerstore.analysis.page import render_page, take_picture, write_page
+    from layerstore.analysis.parquet import write_parquet
+
+    if html is not None or png is not None:
+        page = render_page(found)
+        if html is not None:
+            write_page(page, html)
+        if png is not None:
+            take_picture(page, png)
+    if parquet is not None:
+        write_parquet(found, parquet)
 
 
 def _analyze(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.sharing import divide, files_of
+from layerstore.sharing import distinct, divide, files_of
 
 _chunks = st.tuples(st.integers(0, 3), st.integers(1, 3))  # key, length
 _files = st.lists(st.lists(_chunks, max_size=3), max_size=12)
@@ -47,3 +47,8 @@ def test_shares_of_all_holders_add_up_and_differ_by_a_byte_a_chunk(
         exact = sum((Fraction(chunks[i][0], len(chunks[i][1])) for i in mine), Fraction())
         assert abs(shares[-1] - exact) <= len(mine)
     assert sum(shares) == sum(size for size, _ in chunks)
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_distinct_values_are_ascending_and_come_once(values: list[int]) -> None:
+    assert distinct(np.array(values, "u4")).tolist() == sorted(set(values))
