@@ -383,17 +383,19 @@ class LayerStore:
         rate: int | None = None,
         jobs: int | None = None,
         resume: bool = False,
+        blobs: bool = False,
         progress: Progress = SILENT,
     ) -> checking.StoreReport:
         """Check tables (depth "structure"), needed chunks ("chunks"), or all there is; damage is in the report, not raised.
 
         At most `rate` bytes of chunks are read in a second; `resume` goes on where the last run of the depth was stopped.
+        With `blobs`, compressed layers are made again too.
 
-        Raises: InvalidArgument.
+        Raises: InvalidArgument. Unsupported: `blobs` without native kernels.
         """
         from layerstore.images import checking
 
-        return checking.verify_images(self.store, depth, rate, jobs, resume, progress)
+        return checking.verify_images(self.store, depth, rate, jobs, resume, blobs, progress)
 
     def iter_layer(self, diff_id: str) -> Iterator[bytes]:
         """The exact tar of a layer, block by block; hashed on its way. Raises: NotFound, CorruptStore."""

@@ -70,7 +70,7 @@ def _print_image(image: ImageDetails) -> None:
             print_text(f"{key.ljust(width)}{one_line(text)}")
     print_text("")
     print_table(
-        ["LAYER", "SIZE", "ENTRIES", "STORED", "SHARED", "SHARED WITH", "BLOB", "WRAPPING"],
+        ["LAYER", "SIZE", "ENTRIES", "STORED", "SHARED", "SHARED WITH"],
         [
             [
                 short_id(layer.diff_id),
@@ -79,8 +79,20 @@ def _print_image(image: ImageDetails) -> None:
                 size_text(layer.stored),
                 _share_text(layer.shared, layer.stored),
                 count_text(layer.shared_with, "layer") if layer.shared_with else "-",
+            ]
+            for layer in image.layers
+        ],
+    )
+    print_text("")
+    print_table(
+        ["BLOB", "SIZE", "WRAPPING", "STORED", "ENCODER"],
+        [
+            [
                 short_id(layer.blob),
+                size_text(layer.blob_size),
                 layer.wrapping,
+                size_text(layer.blob_stored),
+                layer.model or layer.reason or "-",
             ]
             for layer in image.layers
         ],

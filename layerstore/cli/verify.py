@@ -31,6 +31,7 @@ __all__ = ["print_damage", "verify_verb"]
 @click.option("--rate", metavar="SIZE", help="Read no more in a second, as 50M.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Threads.  [default: processors]")
 @click.option("--resume", is_flag=True, help="Go on where the last run of this depth stopped.")
+@click.option("--blobs", is_flag=True, help="Also make every regenerated compressed layer again.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @format_option()
 @click.pass_context
@@ -40,6 +41,7 @@ def verify_verb(
     rate: str | None,
     jobs: int | None,
     resume: bool,
+    blobs: bool,
     quiet: bool,
     form: str,
 ) -> None:
@@ -50,7 +52,9 @@ def verify_verb(
     settings: Settings = context.obj
     limit = None if rate is None else parse_size(rate)
     with settings.open_for_reading() as store, shown_progress(quiet=quiet) as progress:
-        report = store.verify(depth=depth, rate=limit, jobs=jobs, resume=resume, progress=progress)
+        report = store.verify(
+            depth=depth, rate=limit, jobs=jobs, resume=resume, blobs=blobs, progress=progress
+        )
     if form == "json":
         print_json(_document(report))
     else:

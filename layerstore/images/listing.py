@@ -14,6 +14,8 @@ from layerstore import emit
 from layerstore.errors import CorruptStore, NotFound
 from layerstore.formats import oci
 from layerstore.images.lookup import find_image, manifests_of, names_by_target
+from layerstore.images.wrapped import wrapped_blob
+from layerstore.store.catalog import Wrapping
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
@@ -67,13 +69,17 @@ class LayerDetails:
         diff_id: of its tar.
         blob: digest of the blob that the manifest names.
         media_type: of that blob.
-        wrapping: `plain`, `kept` or `dropped`: how, and whether, the blob can be had.
+        wrapping: `plain`, `regenerated`, `kept` or `dropped`: how, and whether, the blob can be had.
         size: bytes of the tar.
         entries: members of the tar.
         chunks: distinct chunks of its files.
         stored: encoded bytes of those chunks.
         shared: of `stored`, what other layers of the store hold too.
         shared_with: how many other layers hold some of it.
+        blob_size: bytes of the blob.
+        blob_stored: encoded bytes of what is stored for the blob beside the tar: its own bytes, or its recipe.
+        model: the encoder that a regenerated blob's recipe names.
+        reason: why a gzip blob is kept and not regenerated, where that was tried.
     """
 
     diff_id: DiffID
@@ -86,6 +92,10 @@ class LayerDetails:
     stored: int
     shared: int
     shared_with: int
+    blob_size: int
+    blob_stored: int
+    model: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,21 +151,24 @@ def inspect_image(store: Store, text: str, platform: str | None = None) -> Image
     sharing = _Sharing(store, layers)
     details = []
     for diff_id, blob in zip(record.diff_ids, manifest.layers, strict=True):
-        with store.read() as txn:
-            stored = store.catalog.blob(txn, blob.digest)
+        wrapped = wrapped_blob(store, blob.digest)
         chunks, encoded, shared, others = sharing.of(diff_id)
         details.append(
             LayerDetails(
                 diff_id,
                 blob.digest,
                 blob.media_type,
-                stored.wrapping.value if stored else "dropped",
+                wrapped.wrapping.value if wrapped else Wrapping.DROPPED.value,
                 layers[diff_id].size,
                 layers[diff_id].entries,
                 chunks,
                 encoded,
                 shared,
                 others,
+                blob.size,
+                wrapped.stored if wrapped else 0,
+                wrapped.model if wrapped else "",
+                wrapped.reason if wrapped else "",
             )
         )
     names = [

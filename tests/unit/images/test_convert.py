@@ -19,6 +19,7 @@ from layerstore.emit import iter_blob
 from layerstore.errors import CorruptStore, Unsupported
 from layerstore.images.convert import convert_blob
 from layerstore.images.load import BlobPolicy
+from layerstore.images.wrapped import wrapped_blob
 from layerstore.regenerate import iter_regenerated
 from layerstore.store.catalog import BlobRecord, LayerRecord, Wrapping
 from layerstore.store.layout import BLOB_RECIPES
@@ -83,7 +84,12 @@ def test_converted_blob_comes_out_and_its_kept_bytes_go(store: LayerStore) -> No
     assert report.bytes == len(blob)
     assert report.conversions[0].model == "zlib 6"
     assert 0 < report.recipe_bytes < len(blob) // 100
-    assert records(store, digest)[0].wrapping is Wrapping.REGENERATED
+    wrapped = wrapped_blob(store.store, digest)
+    assert wrapped is not None
+    assert (wrapped.wrapping, wrapped.model) == (Wrapping.REGENERATED, "zlib 6")
+    assert wrapped.recipe == report.recipe_bytes
+    assert 0 < wrapped.stored < 2 * wrapped.recipe
+    assert store.verify(blobs=True).damages == ()
     assert b"".join(store.iter_blob(digest)) == blob
     store.prune()
     assert b"".join(store.iter_blob(digest)) == blob
@@ -103,6 +109,10 @@ def test_an_unknown_encoder_stays_kept_and_is_not_tried_again(store: LayerStore)
     assert b"".join(store.iter_blob(digest)) == blob
     assert store.optimize().conversions == ()
     assert dict(store.optimize(again=True).reasons) == {"no known encoder": 1}
+    wrapped = wrapped_blob(store.store, digest)
+    assert wrapped is not None
+    assert (wrapped.wrapping, wrapped.reason) == (Wrapping.KEPT, "no known encoder")
+    assert wrapped.stored > 0.9 * len(blob)
     assert_clean(store)
 
 
@@ -193,6 +203,9 @@ def test_recipe_of_another_layer_is_damage(store: LayerStore) -> None:
         store.store.catalog.put_blob(txn, digests[0], wrong)
     with pytest.raises(CorruptStore):
         list(store.iter_blob(digests[0]))
+    assert store.verify().damages == ()
+    (damage,) = store.verify(blobs=True).damages
+    assert (damage.damage.what, damage.damage.name) == ("blob", digests[0])
 
 
 @needs_native
