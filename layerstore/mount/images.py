@@ -54,7 +54,7 @@ __all__ = [
     "stack_key",
 ]
 
-_WRITER = b"layerstore metadata image 2\n"  # a change of the writer's output is a new number
+_WRITER = b"layerstore metadata image 3\n"  # a change of the writer's output is a new number
 _NAME = 32
 _MOST_DATA = 64  # data images of one stack
 

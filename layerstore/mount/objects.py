@@ -27,8 +27,13 @@ from layerstore.mount.checkout import read_ahead, write_sparse
 from layerstore.mount.contents import name_contents
 from layerstore.mount.driver import Needs, Support
 from layerstore.mount.images import merged_tree, read_content_names, ready_images
-from layerstore.mount.linux import MountFlag, create_mount, unmount
-from layerstore.mount.overlay import mount_overlay, mount_shared
+from layerstore.mount.linux import MountFlag, unmount
+from layerstore.mount.overlay import (
+    create_image_mount,
+    create_overlay,
+    mount_overlay,
+    mount_shared,
+)
 from layerstore.store import files
 from layerstore.store.mountstate import MountTable
 from layerstore.tree import EXTENT, ROW, Entries, Kind, LayerTree
@@ -57,9 +62,12 @@ class ObjectsDriver:
 
     name = "objects"
 
-    def __init__(self, budget: int = BUDGET) -> None:
-        """Keep at most `budget` bytes of contents that no mount needs."""
-        self._budget = budget
+    def __init__(self, budget: int = BUDGET, *, as_before_6_8: bool = False) -> None:
+        """Keep at most `budget` bytes of contents that no mount needs.
+
+        What later kernels have is tried first, unless it is not to be: image files (6.12), an option a layer (6.8).
+        """
+        self._budget, self._old = budget, as_before_6_8
 
     def finished_mark(self, places: Places, record: MountRecord) -> Path | None:
         """None: the kernel shows it."""
@@ -71,7 +79,7 @@ class ObjectsDriver:
         del store, rw
         if os.geteuid() != 0:
             return Support(False, "mounting needs root")
-        reason = _probe(places)
+        reason = _probe(places, old=self._old)
         return Support(not reason, reason)
 
     def prepare(self, store: Store, places: Places, diff_ids: Sequence[DiffID]) -> Needs:
@@ -85,7 +93,7 @@ class ObjectsDriver:
         diff_ids = [DiffID(parse_digest(diff_id)) for diff_id in record.diff_ids]
         if fill_objects(store, places, diff_ids, names):
             evict_objects(store, places, self._budget)
-        mount_shared(places, record.meta, (), None)
+        mount_shared(places, record.meta, (), None, by_loop=self._old)
         mount_overlay(
             places,
             record.meta,
@@ -93,6 +101,7 @@ class ObjectsDriver:
             Path(record.target),
             token=record.token,
             upper=Path(record.upper) if record.upper else None,
+            in_one_option=self._old,
         )
 
     def umount(self, store: Store, places: Places, target: Path) -> None:
@@ -199,7 +208,7 @@ def _publish(places: Places, written: list[tuple[Path, Path]]) -> None:
     written.clear()
 
 
-def _probe(places: Places) -> str:
+def _probe(places: Places, *, old: bool) -> str:
     """Why this kernel cannot do it, for people; empty if it can."""
     rows = np.zeros(2, ROW)
     rows["kind"], rows["mode"] = (Kind.DIRECTORY, Kind.FILE), (0o755, 0o644)
@@ -216,12 +225,13 @@ def _probe(places: Places) -> str:
         meta.mkdir()
         image.write_bytes(write_metadata_image(tree, names, bytes(16)))
         try:
-            with create_mount("erofs", [("source", image), "ro"], MountFlag.READ_ONLY) as lower:
-                lower.attach(meta)
+            with create_image_mount(image, by_loop=old) as mount:
+                mount.attach(meta)
             try:
-                options: list[Option] = [("lowerdir+", meta), ("datadir+", data)]
-                options += [("metacopy", "on"), ("redirect_dir", "follow")]
-                with create_mount("overlay", options, MountFlag.READ_ONLY) as overlay:
+                lower: list[Option] = [("lowerdir+", meta), ("datadir+", data)]
+                others: list[Option] = [("metacopy", "on"), ("redirect_dir", "follow")]
+                flags = MountFlag.READ_ONLY
+                with create_overlay(lower, others, flags, in_one_option=old) as overlay:
                     fd = os.open("a", os.O_RDONLY, dir_fd=overlay.fd)
                     with os.fdopen(fd, "rb") as file:
                         read = file.read()

@@ -31,6 +31,8 @@ from layerstore.errors import (
     NotFound,
     Unsupported,
 )
+from layerstore.formats.erofs import read_image
+from layerstore.formats.erofs.ondisk import Feature
 from layerstore.mount import mounter
 from layerstore.mount.mounter import (
     DRIVERS,
@@ -43,6 +45,7 @@ from layerstore.mount.mounter import (
     umount_target,
 )
 from layerstore.mount.mountinfo import MountEntry, boot_id, mount_namespace, read_mountinfo
+from layerstore.mount.objects import ObjectsDriver
 from layerstore.mount.places import Places
 from layerstore.mount.sysfs import sysfs_name
 from layerstore.store.mountstate import MountRecord, MountTable
@@ -262,6 +265,29 @@ def test_a_writable_mount_starts_as_the_tree(store: Store, target: Path, driver:
         assert _differences(open_view(store, diff_ids), target) == []
 
 
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices here")
+def test_objects_need_nothing_that_linux_6_6_lacks(
+    store: Store, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No EROFS image from a file (6.12), no option for each layer (6.8), no 48-bit feature (6.15)."""
+    driver = ObjectsDriver(as_before_6_8=True)
+    monkeypatch.setitem(mounter.DRIVERS, "objects", driver)
+    diff_ids = _torture(store)
+    view = open_view(store, diff_ids)
+    places = Places.of(store.layout.root)
+    places.make()
+    assert driver.probe(store, places, rw=False).ok
+    for rw in (False, True):
+        with mount_stack(store, diff_ids, target, MountOptions(rw=rw, driver="objects")):
+            sources = [entry.source for entry in _mounts_below(target.parent)]
+            assert [source.startswith("/dev/loop") for source in sources] == [True, False]
+            assert len(_loop_devices(target.parent)) == 1
+            assert _differences(view, target) == []
+        assert _loop_devices(target.parent) == []
+    for path in (store.layout.root / "images").glob("meta-*.erofs"):
+        assert Feature.BIG_ADDRESSES not in read_image(path.read_bytes()).features
+
+
 @pytest.mark.parametrize("driver", [*OVERLAYS, "fuse"])
 def test_a_read_only_mount_refuses_writes(store: Store, target: Path, driver: str) -> None:
     diff_ids = _simple(store)
@@ -450,8 +476,6 @@ def test_contents_go_into_one_data_image_only(store: Store, target: Path) -> Non
             pass
     images = sorted(path.name for path in (store.layout.root / "images").glob("data-*.erofs"))
     assert images == ["data-1.erofs", "data-2.erofs"]
-    from layerstore.formats.erofs import read_image
-
     names = []
     for name in images:
         image = read_image((store.layout.root / "images" / name).read_bytes())

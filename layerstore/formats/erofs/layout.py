@@ -278,10 +278,14 @@ def _fill_directories(
 
 
 def _fill_head(image: Octets, plan: Plan, shape: _Shape, root: int, shared: bool) -> None:
-    features = Feature.ZERO_PADDING | Feature.BIG_ADDRESSES
+    features = Feature.ZERO_PADDING
     compressed = bool((shape.layout == Layout.RECORDS).any())
     if compressed:
         features |= Feature.COMPRESSION_SETTINGS
+    # Metadata images do without, so that kernels before 6.15 take them.
+    big = compressed or root > ondisk.MAX_SMALL_ROOT or plan.device_bytes > 0
+    if big:
+        features |= Feature.BIG_ADDRESSES
     if (shape.layout == Layout.CHUNKS).any():
         features |= Feature.CHUNKED_FILE
     if plan.device_bytes:
@@ -290,9 +294,9 @@ def _fill_head(image: Octets, plan: Plan, shape: _Shape, root: int, shared: bool
     head = bytearray(BLOCK)
     ondisk.SUPERBLOCK.pack_into(
         head, ondisk.SUPERBLOCK_OFFSET,
-        ondisk.MAGIC, 0, ondisk.COMPATIBLE, BLOCK.bit_length() - 1, 0, blocks >> 32, len(plan.inodes), 0, 0,
+        ondisk.MAGIC, 0, ondisk.COMPATIBLE, BLOCK.bit_length() - 1, 0, blocks >> 32 if big else root, len(plan.inodes), 0, 0,
         blocks & 0xFFFFFFFF, 0, int(shared), plan.uuid, b"", features, ondisk.ALGORITHMS if compressed else 0,
-        int(plan.device_bytes > 0), ondisk.DEVICE_OFFSET // ondisk.DEVICE.size, 0, 0, 0, 0, 0, 0, root,
+        int(plan.device_bytes > 0), ondisk.DEVICE_OFFSET // ondisk.DEVICE.size, 0, 0, 0, 0, 0, 0, root if big else 0,
     )  # fmt: skip
     if compressed:
         settings = ondisk.SUPERBLOCK_OFFSET + ondisk.SUPERBLOCK.size

@@ -38,6 +38,7 @@ __all__ = [
     "MAGIC",
     "MAP_HEADER",
     "MAX_ENCODED",
+    "MAX_SMALL_ROOT",
     "PARTIAL",
     "PLEN_MASK",
     "PREFIXES",
@@ -74,6 +75,8 @@ DEVICE = struct.Struct(
 
 # Where the device begins in the image's one address space, in bytes. The image itself lies below.
 UNIFIED_BASE = 1 << 36
+
+MAX_SMALL_ROOT = 0xFFFF  # the largest nid that the root can have without BIG_ADDRESSES
 
 
 class Feature(IntFlag):

@@ -151,9 +151,11 @@ class _Reader:
             self._fail(
                 "an image with other features than layerstore writes", ondisk.SUPERBLOCK_OFFSET
             )
-        if (head[9] | head[5] << 32) * BLOCK != len(data):
+        is_big = bool(features & Feature.BIG_ADDRESSES)
+        if (head[9] | (head[5] << 32 if is_big else 0)) * BLOCK != len(data):
             self._fail("the image is cut off, or longer than it says", len(data))
-        self._features, self._root, self._count = Feature(features), head[24], head[6]
+        self._features, self._count = Feature(features), head[6]
+        self._root = head[24] if is_big else head[5]
         self._device_bytes = self._device() if devices else 0
 
     def image(self) -> Image:
