@@ -21,10 +21,11 @@ from urllib.request import urlopen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["daemon", "registry", "unmount_below"]
+__all__ = ["containerd", "daemon", "registry", "unmount_below"]
 
 _READY_S = 30.0
 _STOP_S = 30.0
+_PROXY = '[proxy_plugins.layerstore]\ntype = "snapshot"\naddress = "{}"\n'
 
 
 @contextmanager
@@ -35,9 +36,9 @@ def daemon(name: str | None, folder: Path) -> Iterator[tuple[int, ...]]:
             case None:
                 yield ()
             case "containerd":
-                yield (stack.enter_context(_containerd(folder, folder / "store")),)
+                yield (stack.enter_context(containerd(folder, folder / "store")),)
             case "dockerd":
-                below = stack.enter_context(_containerd(folder, folder / "below"))
+                below = stack.enter_context(containerd(folder, folder / "below"))
                 yield (stack.enter_context(_dockerd(folder)), below)
             case "registry":
                 pid, address = stack.enter_context(registry(folder, folder / "store"))
@@ -85,14 +86,15 @@ def unmount_below(folder: Path) -> None:
 
 
 @contextmanager
-def _containerd(folder: Path, root: Path) -> Iterator[int]:
+def containerd(folder: Path, root: Path, snapshotter: Path | None = None) -> Iterator[int]:
+    """A containerd, maybe with a proxy snapshotter `layerstore` at a socket; gives its process ID."""
     address = folder / "c.sock"
     config = folder / "config.toml"
     config.write_text(
         "version = 2\n"
         f'root = "{root}"\nstate = "{folder}/state"\n'
         'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-        f'[grpc]\naddress = "{address}"\n'
+        f'[grpc]\naddress = "{address}"\n' + (_PROXY.format(snapshotter) if snapshotter else "")
     )
     command = ["containerd", "--config", str(config)]
     with _server(command, folder, lambda: _works(["ctr", "-a", str(address), "version"])) as pid:
