@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from layerstore.errors import FailedPrecondition
+from layerstore.formats.ustar import plain_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -207,6 +208,8 @@ class _Walk:
         yield self._encode(info, records)
 
     def _encode(self, info: tarfile.TarInfo, records: dict[str, str]) -> bytes:
+        if not records and (plain := plain_header(info)) is not None:
+            return plain
         info.pax_headers = records
         try:
             return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
