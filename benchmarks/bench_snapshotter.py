@@ -150,7 +150,7 @@ def _import(worlds: Sequence[_World], corpus: Corpus) -> None:
             os.sync()  # what another one left to be written is not for this one to pay
             world.figures["import_s"] += world.import_image(image.name, _archive(image))
     for world in worlds:
-        os.sync()
+        _settle(world)
         world.figures["snapshot_bytes"] = world.snapshot_bytes()
 
 
