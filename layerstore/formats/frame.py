@@ -40,12 +40,18 @@ class FrameEncoder:
         self._threads = threads
 
     def encode(self, chunks: Sequence[memoryview | bytes]) -> list[memoryview]:
-        """Encode each chunk (1..MAX_DECODED bytes) as one frame; the frames come in the same order."""
+        """Encode each chunk (1..MAX_DECODED bytes) as one frame; the frames come in the same order.
+
+        Raises: MemoryError.
+        """
         if not chunks:
             return []
         total = sum(map(len, chunks))
         threads = self._threads if total >= _THREADS_PAY_FROM else 0
-        return _segments(self._encoder.multi_compress_to_buffer(list(chunks), threads=threads))
+        try:
+            return _segments(self._encoder.multi_compress_to_buffer(list(chunks), threads=threads))
+        except zstandard.ZstdError as error:  # any bytes can be encoded: it had no memory or thread
+            raise MemoryError(f"no memory to compress chunks: {error}") from error
 
 
 def decode_frames(

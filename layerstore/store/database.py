@@ -13,7 +13,9 @@ Source: LMDB's lmdb.h ("Caveats": one environment for a file in a process; no us
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import resource
 import struct
 import threading
 from contextlib import contextmanager, suppress
@@ -77,6 +79,7 @@ _DUMP = 1 << 20  # bytes of rows in one record of a new journal
 
 # Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
 _MAP_SIZE = 1 << 40
+_LEAST_MAP = 64 << 20
 _MAX_READERS = 1024
 _LOCK_TABLE = (
     17 * 4096
@@ -481,13 +484,21 @@ def _open_environment(folder: Path, *, read_only: bool) -> Any:
 def _open_lmdb(folder: Path, *, read_only: bool) -> Any:
     return lmdb.open(
         str(folder),
-        map_size=_MAP_SIZE,
+        map_size=_map_size(),
         max_dbs=len(TABLES),
         max_readers=_MAX_READERS,
         mode=0o600,
         readonly=read_only,
         readahead=False,
     )
+
+
+def _map_size() -> int:
+    """A map that fits into what this process may have of address space; LMDB makes it as large as the tables are."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= 2 * _MAP_SIZE:
+        return _MAP_SIZE
+    return max(limit // 4, _LEAST_MAP) // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 def _allocate_lock_table(path: Path) -> None:
@@ -550,6 +561,11 @@ def _translated(folder: Path) -> Iterator[None]:
     except (lmdb.MapFullError, lmdb.DiskError) as error:
         raise StoreFull(
             f"no room to write the store's tables: {error}; free some space and repeat"
+        ) from error
+    except lmdb.MapResizedError as error:
+        raise FailedPrecondition(
+            "another process has made the store's tables longer than this one has mapped (its address space is "
+            "limited); close the store and open it again"
         ) from error
     except lmdb.ReadersFullError as error:
         raise Busy("too many readers of this store at once; close some") from error

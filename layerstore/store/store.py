@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
@@ -50,7 +51,7 @@ class Store:
 
         Raises:
             NotFound: no store is there, and it is not to be created.
-            FailedPrecondition: the folder holds something else.
+            FailedPrecondition: the folder holds something else, or is on a filesystem that can only be read.
             Unsupported: it was made by a version with features that this one does not know.
             CorruptStore: FORMAT or the tables are damaged.
         """
@@ -73,6 +74,12 @@ class Store:
                 opened.callback(self.chunkfile.close)
             except FileNotFoundError as error:
                 raise CorruptStore(f"{error.filename} of the store is missing") from error
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                raise FailedPrecondition(
+                    f"{root} is on a filesystem that can only be read; open it for reading only"
+                ) from error
             self.catalog = Catalog(self.database)
             self.index = ChunkIndex(self.database)
             self.reader = ChunkReader(self.database, self.index, self.chunkfile)
