@@ -196,7 +196,7 @@ def _import_all(machine: Machine, corpus: Path, names: Sequence[str], *, compare
 
 
 def _tree(machine: Machine, by: str, name: str, since_ns: int) -> dict[bytes, tuple[object, ...]]:
-    target = machine.folder / "root"
+    target = machine.folder / "seen"
     target.mkdir()
     words = (*machine.ctr, "images")
     run(*words, "mount", "--snapshotter", by, f"docker.io/corpus/{name}:latest", target)
