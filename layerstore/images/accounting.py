@@ -22,7 +22,7 @@ from layerstore.digest import Digest
 from layerstore.errors import CorruptStore
 from layerstore.formats import oci
 from layerstore.images.contents import read_contents
-from layerstore.sharing import divide
+from layerstore.sharing import distinct, divide
 from layerstore.store.catalog import Wrapping
 from layerstore.store.layout import BLOCK
 from layerstore.store.reach import NumberSet, records_of, stream_numbers
@@ -372,4 +372,4 @@ def _is_kept(blob: BlobRecord) -> bool:
 
 
 def _union(arrays: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    return np.unique(np.concatenate([np.empty(0, "u8"), *arrays]))
+    return distinct(np.concatenate([np.empty(0, "u8"), *arrays]))

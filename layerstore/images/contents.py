@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from layerstore.sharing import files_of
+from layerstore.sharing import distinct, files_of
 from layerstore.tree import EXTENT, HOLE
 
 if TYPE_CHECKING:
@@ -77,6 +77,5 @@ def _read(store: Store, stretches: Sequence[Stretch]) -> StoredLayer:
 
 
 def _distinct(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    distinct = np.unique(numbers)
-    chunks: npt.NDArray[np.uint64] = distinct[distinct != HOLE]
-    return chunks
+    chunks = distinct(numbers)
+    return chunks[1:] if len(chunks) and chunks[0] == HOLE else chunks

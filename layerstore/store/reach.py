@@ -25,6 +25,7 @@ from layerstore.digest import DiffID
 from layerstore.errors import MalformedInput, NotFound, Unsupported
 from layerstore.formats import oci
 from layerstore.formats.recipe import decode_extents
+from layerstore.sharing import distinct
 from layerstore.tree import HOLE
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Reach:
         """
         records = records_of(self._store, [target])
         arrays = [*self.layers(records.layers).values(), *self.blobs(records.blobs).values()]
-        return np.unique(np.concatenate([np.empty(0, "u8"), *arrays]))
+        return distinct(np.concatenate([np.empty(0, "u8"), *arrays]))
 
 
 class NumberSet:
@@ -265,5 +266,5 @@ def _numbers_of(store: Store, streams: Sequence[Sequence[Stretch]]) -> list[npt.
 
 
 def _distinct(arrays: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    numbers = np.unique(np.concatenate([np.empty(0, "u8"), *arrays]))
+    numbers = distinct(np.concatenate([np.empty(0, "u8"), *arrays]))
     return numbers[1:] if len(numbers) and numbers[0] == HOLE else numbers
