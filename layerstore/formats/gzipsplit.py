@@ -118,7 +118,10 @@ _CANDIDATES = (
     *(Model(Family.ZLIB, level) for level in (1, 2, 3, 4, 5, 7, 8)),
 )
 _TELLING = {Family.ZLIB: 320 << 10, Family.KLAUSPOST: 9 << 18}  # bytes in which two blocks end
-_BLOCKS = {Family.ZLIB: 128 << 10, Family.KLAUSPOST: 1 << 20}  # of pigz and of pgzip
+_BLOCKS = {
+    Family.ZLIB: (128 << 10,),  # pigz
+    Family.KLAUSPOST: (1 << 20, 256 << 10),  # pgzip, and as umoci asks for it
+}
 
 
 class NotSplit(Exception):
@@ -389,18 +392,21 @@ def _first_right(stream: _Stream) -> Model | None:
         if len(found.recipe) <= _RIGHT and len(found.plain) >= _SAMPLE:
             if (size := _TELLING.get(model.family)) is None:
                 return model
-            in_blocks = model._replace(block=_BLOCKS[model.family])
-            costs = _costs(stream, [in_blocks], size)
-            if model.family is Family.ZLIB or costs[in_blocks] > _RIGHT:  # pgzip is the usual one
-                costs |= _costs(stream, [model], size)
+            usual, *others = _in_blocks(model)
+            costs = _costs(stream, [usual], size)
+            if model.family is Family.ZLIB or costs[usual] > _RIGHT:  # pgzip's is the usual block
+                costs |= _costs(stream, [model, *others], size)
             best = min(sorted(costs), key=costs.__getitem__)
             return best if costs[best] <= _RIGHT_IN_ALL else None
     return None
 
 
 def _with_blocks(models: list[Model]) -> list[Model]:
-    in_blocks = [m._replace(block=_BLOCKS[m.family]) for m in models if m.family in _BLOCKS]
-    return [*models, *in_blocks]
+    return [*models, *(variant for model in models for variant in _in_blocks(model))]
+
+
+def _in_blocks(model: Model) -> list[Model]:
+    return [model._replace(block=block) for block in _BLOCKS.get(model.family, ())]
 
 
 def _costs(stream: _Stream, models: Iterable[Model], wanted: int) -> dict[Model, int]:
