@@ -70,6 +70,7 @@ def open_store(
 def repair_store(
     root: str | os.PathLike[str],
     *,
+    sources: Sequence[str | os.PathLike[str]] = (),
     accept_loss: bool = False,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     progress: Progress = SILENT,
@@ -77,16 +78,18 @@ def repair_store(
     """Repair the store in the folder `root`, which must not be open here; what stays damaged is in the report.
 
     Tables that are lost or damaged are made anew from the journal; from one that is known to lack something only with
-    `accept_loss`. Deletes nothing. See docs/durability.md.
+    `accept_loss`. Damaged chunks get their bytes from `sources`: archives or layouts of images, folders of other stores.
+    Deletes nothing. See docs/durability.md.
 
     Raises:
-        NotFound: no store is there.
+        NotFound: no store is there, or a source is not.
         Busy: the tables are damaged and somebody has the store open; or a prune or repair is under way.
         CorruptStore: the journal is not enough to make the tables; they are as they were.
+        MalformedInput: a source is damaged; what was healed before stays.
     """
     from layerstore.images import repair
 
-    options = repair.RepairOptions(accept_loss, limits)
+    options = repair.RepairOptions(tuple(map(Path, sources)), accept_loss, limits)
     return repair.repair_store(Path(root), options, progress)
 
 

@@ -31,7 +31,7 @@ from layerstore.store.catalog import LayerRecord, Stretch
 from layerstore.tree import EXTENT, HOLE, Entries, concat_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -45,6 +45,7 @@ __all__ = [
     "IngestReport",
     "LayerCutter",
     "Piece",
+    "find_chunks",
     "ingest_blob",
     "ingest_document",
     "ingest_layer",
@@ -223,6 +224,36 @@ def verify_layer(
     if expected.diff_id not in (None, diff_id):
         raise DigestMismatch(str(expected.diff_id), diff_id, tar.size, source=expected.name)
     return diff_id
+
+
+def find_chunks(
+    source: Readable,
+    expected: Expected,
+    compression: Compression,
+    limits: Limits,
+    wanted: Container[bytes],
+    *,
+    params: ChunkParams = DEFAULT_PARAMS,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Cut a layer as `ingest_layer` does and give the chunks whose IDs are `wanted`: (ID, bytes). Stores nothing.
+
+    Raises: MalformedInput: as `ingest_layer`; chunks that came before are what their IDs say.
+    """
+    wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
+    try:
+        with (
+            _Ahead(_decode(wire, compression, expected, limits)) as decoded,
+            _Ahead(_cut(decoded, params)) as pieces,
+        ):
+            for piece in pieces:
+                ids, lengths, starts = piece.cuts.ids, piece.cuts.lengths, piece.starts
+                for row, at in enumerate(range(0, len(ids), 32)):
+                    chunk_id = ids[at : at + 32]
+                    if chunk_id in wanted:
+                        start = int(starts[row])
+                        yield chunk_id, piece.data[start : start + int(lengths[row])]
+    except MalformedInput as error:
+        raise error.within(source=expected.name) from error.__cause__
 
 
 def ingest_blob(

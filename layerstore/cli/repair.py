@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,14 @@ __all__ = ["repair_verb"]
 
 @click.command("repair", short_help="Make good what is damaged.")
 @click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="SOURCE",
+    help="Where damaged chunks get their bytes: an archive or layout of images, or another store's folder.",
+)
+@click.option(
     "--accept-loss",
     is_flag=True,
     help="Make the tables anew also from a journal that is known to lack something.",
@@ -28,8 +37,10 @@ __all__ = ["repair_verb"]
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @format_option()
 @click.pass_context
-def repair_verb(context: click.Context, accept_loss: bool, quiet: bool, form: str) -> None:
-    """Make lost or damaged tables anew from the journal, and name what stays damaged. Deletes nothing.
+def repair_verb(
+    context: click.Context, sources: tuple[Path, ...], accept_loss: bool, quiet: bool, form: str
+) -> None:
+    """Make lost or damaged tables anew, heal damaged chunks, and name what stays damaged. Deletes nothing.
 
     The exit code is 7 if anything stays damaged.
     """
@@ -40,6 +51,7 @@ def repair_verb(context: click.Context, accept_loss: bool, quiet: bool, form: st
     with shown_progress(quiet=quiet) as progress:
         report = repair_store(
             settings.root,
+            sources=sources,
             accept_loss=accept_loss,
             limits=parse_limits(settings.limits),
             progress=progress,
@@ -76,7 +88,10 @@ def _print_report(report: RepairReport) -> None:
     if report.listed:
         print_text(f"{count_text(report.listed, 'chunk')}: found by ID again")
     if report.damaged:
-        print_text(f"{count_text(len(report.damaged), 'chunk')} damaged")
+        healed = f", {len(report.healed)} healed" if report.healed else ""
+        print_text(f"{count_text(len(report.damaged), 'chunk')} damaged{healed}")
+    for digest in report.stored_again:
+        print_text(f"stored again: {digest}")
     for found in report.left:
         print_damage(found)
     if not report.left:

@@ -50,7 +50,15 @@ if TYPE_CHECKING:
     from layerstore.store.scan import Pool
     from layerstore.store.store import Store
 
-__all__ = ["Damage", "Depth", "Orphans", "VerifyOptions", "VerifyReport", "verify_store"]
+__all__ = [
+    "Damage",
+    "Depth",
+    "Orphans",
+    "VerifyOptions",
+    "VerifyReport",
+    "compare_stream",
+    "verify_store",
+]
 
 _SAVE_EVERY_S = 5.0  # how much work a killed run may lose
 _MAX_JOBS = 8
@@ -113,6 +121,8 @@ class VerifyReport:
         chunks: that were read and compared with their IDs, those of an earlier run that this one went on from included.
         bytes: of chunks, layers and blobs that were compared, the same included.
         damages: what is wrong.
+        damaged: numbers of all chunks that are damaged, whether or not something is known to need them: what a damaged
+            recipe needs, nobody knows.
         unlisted: chunks that no look-up by ID finds though they are not condemned: the same bytes would be stored again.
         orphans: what nobody needs; only at the depth `everything`, of a store without damage.
         notes: what is no damage and should be known.
@@ -125,6 +135,7 @@ class VerifyReport:
     chunks: int
     bytes: int
     damages: tuple[Damage, ...]
+    damaged: tuple[int, ...] = ()
     unlisted: int = 0
     orphans: Orphans | None = None
     notes: tuple[str, ...] = ()
@@ -155,7 +166,7 @@ def verify_store(
             0,
             0,
             tuple(structure.damages),
-            structure.unlisted,
+            unlisted=structure.unlisted,
             notes=tuple(structure.notes),
         )
     verifier = _Verifier(store, options, start, done)
@@ -172,6 +183,7 @@ def verify_store(
         verifier.reached.chunks,
         verifier.reached.bytes,
         damages,
+        tuple(sorted(verifier.damaged)),
         structure.unlisted,
         orphans,
         tuple(structure.notes),
@@ -221,6 +233,7 @@ class _Verifier:
             self.reached, self.is_resumed = before, True
         self.streams = _streams(store)
         self.needed = NumberSet(0)
+        self.damaged: set[int] = set()
 
     def run(self) -> list[Damage]:
         """Read what has to be read; returns what is wrong."""
@@ -287,7 +300,7 @@ class _Verifier:
     def _read_streams(self, pool: Pool) -> None:
         """Join every stream and hash it."""
         left = [one for one in self.streams if one.key > self.reached.stream]
-        for stream, problem in pool.map(lambda one: _compare(self._reader, one), left):
+        for stream, problem in pool.map(lambda one: compare_stream(self._reader, one), left):
             self.reached.stream = stream.key
             if problem:
                 self.reached.wrong[stream.key] = problem
@@ -312,12 +325,13 @@ class _Verifier:
         streams = _streams(store)
         bad = np.array(sorted(self.reached.bad | self._without_place()), "u8")
         still = damaged_among(store.reader, bad) if len(bad) else set[int]()
+        self.damaged = still
         damages = list(hit_streams(store, streams, still)) if still else []
         damages += self._findable(still - {number for one in damages for number in one.chunks})
         hit = {f"{one.what} {one.name}" for one in damages}
         for stream in streams:
             if stream.key in self.reached.wrong and stream.key not in hit:
-                problem = _compare(store.reader, stream)
+                problem = compare_stream(store.reader, stream)
                 if problem:
                     damages.append(Damage(stream.what, stream.digest, problem))
         return damages
@@ -351,7 +365,7 @@ def _streams(store: Store) -> list[Stream]:
         return streams_of(store, txn)
 
 
-def _compare(reader: ChunkReader, stream: Stream) -> str:
+def compare_stream(reader: ChunkReader, stream: Stream) -> str:
     """Join a stream and compare it with its digest; what is wrong, in words, or nothing."""
     hasher, count = hashlib.sha256(), 0
     try:
