@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready
 NATIVE  := $(wildcard native/*.c native/*.h)
 KERNELS := $(BIN)/python -c "from layerstore import kernels; print(kernels.NAME)"
 
-.PHONY: setup demo test lint check soak bench compare bench-smoke crash-states faults sanitize wheel proto clean
+.PHONY: setup demo test lint check soak bench compare bench-smoke crash-states flips faults sanitize wheel proto clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -55,6 +55,10 @@ crash-states: $(READY)
 # An error at every call of the operating system that each operation makes (the tests try a sample): hours.
 faults: $(READY)
 	$(BIN)/python -m tests.faults.crash.disturb
+
+# Every byte of a small store flipped, one at a time (the tests take a sample); the table goes into docs/durability.md.
+flips: $(READY)
+	$(BIN)/python -m tests.faults.flips --write
 
 # Ten minutes of random work by four processes, with garbage collection among it; fails if a byte is lost or leaked.
 soak: $(READY)

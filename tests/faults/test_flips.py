@@ -1,0 +1,42 @@
+"""A sample of `make flips`: no flipped byte gives wrong bytes, what matters is noticed, and repair brings it back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.faults.flips.flipping import FILES, Flip, Outcome, World, flip_all, make_world
+
+_MEMORY = Path("/dev/shm")
+_EVERY = 2003  # of some 65,000 bytes
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("flips"))
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+
+
+@pytest.mark.slow
+def test_no_flipped_byte_gives_wrong_bytes_or_stays_unnoticed_where_it_matters(
+    world: World,
+) -> None:
+    with _folder() as folder:
+        found = flip_all(world, world.flips(_EVERY), Path(folder))
+    assert found.violations == []
+    assert {file for file, _ in found.counts} == set(FILES)
+
+
+def test_every_byte_of_a_frame_and_of_the_journal_matters(world: World) -> None:
+    journal = (world.root / "journal").stat().st_size
+    flips = [Flip("journal", at, 1) for at in range(0, journal, journal // 5)]
+    flips += [Flip("chunks", at, 255) for at in range(0, 700, 140)]  # the first frames lie there
+    with _folder() as folder:
+        found = flip_all(world, flips, Path(folder))
+    assert found.violations == []
+    assert {outcome for _, outcome in found.counts} == {Outcome.HEALED}
