@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,11 @@ def verify_images(
 
 def with_images(store: Store, damages: Sequence[Damage]) -> tuple[ImageDamage, ...]:
     """Each damage with the images that it hits."""
-    if not damages:
-        return ()
-    try:
-        holders = _holders(store)
-    except CorruptStore:  # the tables, or a document, which is among the damages
-        holders = {}
+    holders: dict[str, set[str]] = {}
+    # LMDB may not survive damaged tables.
+    if damages and not any(damage.what == "tables" for damage in damages):
+        with suppress(CorruptStore):  # a document, which is among the damages
+            holders = _holders(store)
     return tuple(
         ImageDamage(damage, tuple(sorted(holders.get(damage.name, ())))) for damage in damages
     )

@@ -325,7 +325,7 @@ class _Verifier:
         streams = _streams(store)
         bad = np.array(sorted(self.reached.bad | self._without_place()), "u8")
         still = damaged_among(store.reader, bad) if len(bad) else set[int]()
-        self.damaged = still
+        self.damaged = still & (self._placed(still) | set(self.needed.numbers().tolist()))
         damages = list(hit_streams(store, streams, still)) if still else []
         damages += self._findable(still - {number for one in damages for number in one.chunks})
         hit = {f"{one.what} {one.name}" for one in damages}
@@ -344,6 +344,16 @@ class _Verifier:
             for first, run in self._store.index.runs(txn):
                 missing.discard(first, len(run))
         return set(missing.numbers().tolist())
+
+    def _placed(self, numbers: set[int]) -> set[int]:
+        """Those that have a place: others have been collected meanwhile, or are missing."""
+        found = set[int]()
+        with self._store.read() as txn:
+            for number in numbers:
+                with suppress(CorruptStore):
+                    self._store.index.places(txn, np.array([number], "u8"))
+                    found.add(number)
+        return found
 
     def _findable(self, numbers: set[int]) -> list[Damage]:
         """Damaged chunks that no record needs, but that a load of the same bytes would rely on."""

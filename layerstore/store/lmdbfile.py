@@ -86,8 +86,20 @@ def check_size(path: Path) -> None:
             # That alone is no damage: pages that a transaction took and did not need are never written.
             for _ in _Walk(fd, meta).problems():
                 raise CorruptStore(f"the store's tables are cut short; {_ADVICE}")
+        _check_directory(fd, meta)
     finally:
         os.close(fd)
+
+
+def _check_directory(fd: int, meta: _Meta) -> None:
+    """The pages that say where each table is, which LMDB reads to open them. Without a transaction, so that they may change."""
+    for _ in range(_TRIES):
+        if not _Walk(fd, meta).directory_problems():
+            return
+        before, meta = meta, _newest_meta(fd)
+        if before.transaction == meta.transaction:
+            break
+    raise CorruptStore(f"the store's tables are damaged; {_ADVICE}")
 
 
 def check_pages(path: Path) -> list[str]:
@@ -178,14 +190,28 @@ class _Walk:
         self.pages = os.fstat(self.fd).st_size // self.meta.page_size
         self.seen = bytearray(self.pages)
         self.seen[:2] = b"\1\1"
-        self._tree(self.meta.main, is_free_list=False)
+        self._trees(self.meta.main)
         self._tree(self.meta.free, is_free_list=True)
         lost = self.seen[: self.meta.last_page + 1].count(0)
         if lost and not self.found:
             self.found.append(f"{lost} pages of the tables are neither in use nor free")
         return self.found
 
-    def _tree(self, tree: _Tree, *, is_free_list: bool) -> None:
+    def directory_problems(self) -> list[str]:
+        """The same of the one tree that leads to the tables, and of where it says that they begin."""
+        self.pages = os.fstat(self.fd).st_size // self.meta.page_size
+        self.seen = bytearray(self.pages)
+        for table in self._tree(self.meta.main, is_free_list=False):
+            if table.root != _NONE:
+                self._page(table.root)
+        return self.found
+
+    def _trees(self, tree: _Tree) -> None:
+        for table in self._tree(tree, is_free_list=False):
+            self._trees(table)
+
+    def _tree(self, tree: _Tree, *, is_free_list: bool) -> list[_Tree]:
+        """Look at a tree; the tables that it leads to come back."""
         waiting = [] if tree.root == _NONE else [_Child(tree.root, 1, None, None)]
         branches = leaves = entries = 0
         overflows = self.overflows
@@ -217,8 +243,7 @@ class _Walk:
             *(tree.branches, tree.leaves, tree.overflows, tree.entries),
         ) and not self.found:
             self.found.append("a table has more or fewer rows or pages than it counts")
-        for table in tables:
-            self._tree(table, is_free_list=False)
+        return tables
 
     def _nodes(self, child: _Child, page: bytes) -> list[int] | None:
         """Where the nodes of a page lie; None if it cannot be one of a tree."""

@@ -50,6 +50,7 @@ class Outcome(StrEnum):
     """What came of a flip; the last four must never be."""
 
     HEALED = "healed"  # noticed, and repaired
+    ENDED = "ended"  # the same, and a read that went on after verify had noticed it ended the process: LMDB trusts its map
     REFUSED = "refused"  # the store says that it is of another version: whoever runs repair is told to put it right
     SILENT = "silent"  # nobody noticed, and all is right: the byte has no meaning
     WRONG = "wrong bytes"
@@ -156,6 +157,8 @@ class _Run:
     def __init__(self, world: World, flips: Sequence[Flip], root: Path) -> None:
         self._world, self._flips, self._root = world, list(flips), root
         self._done = 0
+        self._noticed = False  # whether verify has said so of the flip that is being done
+        self._ended = -1  # the last flip whose reads ended the process
         self._start()
 
     @property
@@ -164,30 +167,46 @@ class _Run:
 
     def step(self, found: Flips) -> None:
         """Take a result."""
-        flip = self._flips[self._done]
-        self._done += 1
         try:
             outcome, words = self._results.recv()
         except EOFError:
             self._child.join()
-            found.add(flip, Outcome.BROKEN, f"exit code {self._child.exitcode}")
+            if self._noticed and self._ended != self._done:
+                self._ended = self._done  # once more, without reads
+                self._start()
+                return
+            self._count(found, Outcome.BROKEN, f"exit code {self._child.exitcode}")
             if self.is_going:
                 self._start()
-        else:
-            found.add(flip, outcome, words)
+            return
+        if outcome is None:
+            self._noticed = True
+            return
+        if self._ended == self._done and outcome is Outcome.HEALED:
+            outcome = Outcome.ENDED
+        self._count(found, outcome, words)
         if not self.is_going:
             self._child.join()
 
+    def _count(self, found: Flips, outcome: Outcome, words: str) -> None:
+        found.add(self._flips[self._done], outcome, words)
+        self._done += 1
+        self._noticed = False
+
     def _start(self) -> None:
         self._results, theirs = _children.Pipe(duplex=False)
-        arguments = (self._world, self._flips[self._done :], self._root, theirs)
+        self._noticed = False
+        left = self._flips[self._done :]
+        arguments = (self._world, left, self._root, theirs, self._ended != self._done)
         self._child = _children.Process(target=_do, args=arguments)
         self._child.start()
         theirs.close()
 
 
-def _do(world: World, flips: Sequence[Flip], root: Path, results: Connection) -> None:
-    """In a child: each flip on a store that is as new."""
+def _do(
+    world: World, flips: Sequence[Flip], root: Path, results: Connection, first_is_read: bool
+) -> None:
+    """In a child: each flip on a store that is as new. Tells when verify has noticed one, then what came of it."""
     shutil.rmtree(root, ignore_errors=True)
     subprocess.run(["cp", "-a", "--sparse=always", world.root, root], check=True)
     kept = {name: (root / name).read_bytes() for name in FILES if name != "chunks"}
@@ -196,7 +215,8 @@ def _do(world: World, flips: Sequence[Flip], root: Path, results: Connection) ->
     for number, flip in enumerate(flips):
         _write(root / flip.file, flip.offset, bytes([kept[flip.file][flip.offset] ^ flip.mask]))
         try:
-            outcome, words = _outcome(world, root, number)
+            read = number > 0 or first_is_read
+            outcome, words = _outcome(world, root, number, results if read else None)
         except Exception as error:  # whatever is not ours is what is looked for
             outcome, words = Outcome.BROKEN, repr(error)
         results.send((outcome, words))
@@ -204,8 +224,8 @@ def _do(world: World, flips: Sequence[Flip], root: Path, results: Connection) ->
     results.close()
 
 
-def _outcome(world: World, root: Path, number: int) -> tuple[Outcome, str]:
-    noticed, wrong = _look(world, root)
+def _outcome(world: World, root: Path, number: int, told: Connection | None) -> tuple[Outcome, str]:
+    noticed, wrong = _look(world, root, told)
     if wrong:
         return (Outcome.WRONG if wrong == "bytes" else Outcome.MISSED), wrong
     if not noticed:
@@ -233,12 +253,19 @@ def _outcome(world: World, root: Path, number: int) -> tuple[Outcome, str]:
     )
 
 
-def _look(world: World, root: Path) -> tuple[str, str]:
-    """What verify, or the way to it, says; and what is wrong about what reads give, if they give anything."""
+def _look(world: World, root: Path, told: Connection | None = None) -> tuple[str, str]:
+    """What verify, or the way to it, says; and what is wrong about what reads give, if they give anything.
+
+    Damaged tables are read only when that is told before.
+    """
     try:
         with open_store(root, create=False, read_only=True) as store:
             damages = store.verify(jobs=1).damages
             noticed = str(damages[0].damage) if damages else ""
+            if noticed and told is None:
+                return noticed, ""
+            if noticed and told is not None:
+                told.send((None, ""))
             return noticed, _read(world, store, may_fail=bool(noticed))
     except LayerstoreError as error:
         return f"{type(error).__name__} {error}", ""
