@@ -308,18 +308,28 @@ class LayerStore:
         rw: bool = False,
         driver: str = "auto",
         upper: str | os.PathLike[str] | None = None,
+        verify: bool = False,
         platform: str | None = None,
     ) -> Mount:
         """Show an image in a folder until `umount`, or the end of the block that the result is used for.
 
-        `rw` puts a writable layer on top, kept in the folder `upper` where one is given. See docs/mounting.md.
+        `rw` puts a writable layer on top, kept in the folder `upper` where one is given. `verify` reads all contents
+        first. See docs/mounting.md.
 
-        Raises: NotFound, InvalidArgument, Unsupported (no driver works here), AlreadyExists, FailedPrecondition.
+        Raises: NotFound, InvalidArgument, Unsupported (no driver works here), AlreadyExists, FailedPrecondition,
+            CorruptStore (`verify`: files are damaged).
         """
         from layerstore import mounting
 
         return mounting.mount(
-            self.store, name, target, rw=rw, driver=driver, upper=upper, platform=platform
+            self.store,
+            name,
+            target,
+            rw=rw,
+            driver=driver,
+            upper=upper,
+            verify=verify,
+            platform=platform,
         )
 
     def umount(self, target: str | os.PathLike[str]) -> None:

@@ -26,6 +26,7 @@ def mount(
     rw: bool = False,
     driver: str = AUTO,
     upper: str | os.PathLike[str] | None = None,
+    verify: bool = False,
     platform: str | None = None,
 ) -> Mount:
     """Show an image's root filesystem in a folder. See `MountOptions`; raises as `mount_stack` and `find_image`."""
@@ -34,7 +35,7 @@ def mount(
         record = store.catalog.image(txn, digest)
     if record is None:
         raise NotFound(f"no image {name} in this store")
-    options = MountOptions(rw, driver, None if upper is None else Path(upper))
+    options = MountOptions(rw, driver, None if upper is None else Path(upper), verify)
     return mount_stack(store, record.diff_ids, Path(target), options)
 
 

@@ -33,6 +33,9 @@ _DRIVERS = ("auto", "erofs", "objects", "fuse", "checkout")
     show_default=True,
     help="How: auto is the first of the others that works here.",
 )
+@click.option(
+    "--verify", is_flag=True, help="Read all contents first; if one is damaged, mount nothing."
+)
 @click.option("--platform", metavar="OS/ARCH", help="Choose in an image of several platforms.")
 @format_option()
 @click.pass_obj
@@ -43,6 +46,7 @@ def mount_verb(
     rw: bool,
     upper: Path | None,
     driver: str,
+    verify: bool,
     platform: str | None,
     form: str,
 ) -> None:
@@ -51,7 +55,14 @@ def mount_verb(
 
     with settings.open_for_writing(create=False) as store:
         made = mounting.mount(
-            store.store, image, folder, rw=rw, driver=driver, upper=upper, platform=platform
+            store.store,
+            image,
+            folder,
+            rw=rw,
+            driver=driver,
+            upper=upper,
+            verify=verify,
+            platform=platform,
         )
     if form == "json":
         print_json(made.info)

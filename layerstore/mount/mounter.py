@@ -34,6 +34,7 @@ from layerstore.mount.mountinfo import boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.objects import ObjectsDriver
 from layerstore.mount.overlay import mount_merged, sweep_shared
 from layerstore.mount.places import Places
+from layerstore.mount.scrub import check_contents
 from layerstore.mount.upper import RootAttributes
 from layerstore.store.mountstate import MountRecord, MountTable
 
@@ -84,11 +85,13 @@ class MountOptions:
         driver: `auto`, or the name of a driver.
         upper: existing folder that keeps the changes of a writable mount (in `fs`; `work` is the kernel's), also those
             of an earlier mount of the same image. Without it, changes are gone with the mount.
+        verify: whether to read all contents first, and to mount nothing if one is damaged.
     """
 
     rw: bool = False
     driver: str = AUTO
     upper: Path | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +190,15 @@ def mount_stack(
         AlreadyExists: something of this store is mounted there.
         FailedPrecondition: the store is open for reading only; the folder is not empty (`checkout`).
         Unsupported: the driver does not work here.
-        CorruptStore, StoreFull.
+        CorruptStore: a file of `verify` is damaged, or a table. StoreFull.
     """
     store.need_write()  # mounts are recorded
     place, upper = _check_target(store, target), _check_upper(options)
     places = Places.of(store.layout.root)
     places.make()
     driver, reason = choose_driver(store, options)
+    if options.verify:
+        check_contents(store, diff_ids)
     needs = driver.prepare(store, places, diff_ids)
     token = f"layerstore:{secrets.token_hex(8)}"
     owns_upper = options.rw and upper is None

@@ -26,6 +26,7 @@ from layerstore.digest import DiffID, digest_of
 from layerstore.errors import (
     AlreadyExists,
     Busy,
+    CorruptStore,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -404,6 +405,32 @@ def test_reading_a_damaged_file_is_an_error(store: Store, target: Path, driver: 
         if driver == "fuse":
             _assert_pages_are_right_or_refused(target / "own", want)
         assert (target / "shared").read_bytes() == payload(99, 400_000)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_mount_that_is_verified_shows_no_damaged_file(
+    store: Store, target: Path, driver: str
+) -> None:
+    diff_ids = _simple(store, 5)
+    options = MountOptions(driver=driver, verify=True)
+    with mount_stack(store, diff_ids, target, options):
+        assert (target / "own").read_bytes() == payload(5, 200_000)
+    if driver == "objects":
+        shutil.rmtree(store.layout.root / "objects")
+    view = open_view(store, diff_ids)
+    number = view.tree.extents_of(view.resolve("own"))["number"][:1]
+    with store.read() as txn:
+        place = store.index.places(txn, number)[0]
+    with store.layout.chunks.open("r+b") as chunks:
+        chunks.seek(int(place["address"]) + int(place["encoded"]) // 2)
+        byte = chunks.read(1)
+        chunks.seek(-1, os.SEEK_CUR)
+        chunks.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(CorruptStore, match="damaged on disk: '/own'"):
+        mount_stack(store, diff_ids, target, options)
+    assert _mounts_below(target.parent) == []
+    assert _records(store) == []
+    assert _names(target) == []
 
 
 def _loop_devices(folder: Path) -> list[str]:
