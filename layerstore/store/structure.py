@@ -256,8 +256,9 @@ def _check_space(store: Store, txn: Transaction) -> Iterator[Damage]:
     ]
     if any(start % BLOCK or end % BLOCK or end > size for start, end in free):
         yield Damage("space", "", "a free extent is not one of whole blocks in the chunk file")
-    reusable = [unpack_u64(key) for key, _ in store.database.items(txn, "reusable")]
-    if reusable != [one.start for one in free if one.end - one.start >= WORTH_REUSING]:
+    # A store from before the table lists none of its older room: that is only not used.
+    reusable = {unpack_u64(key) for key, _ in store.database.items(txn, "reusable")}
+    if reusable - {one.start for one in free if one.end - one.start >= WORTH_REUSING}:
         yield Damage("space", "", "where writers find room is not what is free")
     runs = [run[["address", "encoded"]] for _, run in store.index.runs(txn)]
     places = np.unique(np.concatenate(runs)) if runs else np.empty(0, PLACE)  # several may be one

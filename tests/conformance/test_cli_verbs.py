@@ -323,8 +323,9 @@ def test_a_whole_store_verifies(loaded: Cli) -> None:
     assert outcome.out.startswith("3 layers, ")
     assert outcome.out.endswith(": everything is whole\n")
     document = loaded.ok("verify", "-q", "--format", "json").json
-    assert document.keys() == {"layers", "blobs", "chunks", "bytes", "damages"}
-    assert (document["layers"], document["damages"]) == (3, [])
+    assert document.keys() >= {"depth", "layers", "blobs", "chunks", "bytes", "damages", "notes"}
+    assert document["depth"] == "everything"
+    assert (document["layers"], document["damages"], document["damaged"]) == (3, [], [])
 
 
 def test_damage_is_named_with_its_images_and_files_and_exits_7(loaded: Cli) -> None:
