@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore.chunking import DEFAULT_PARAMS
-from layerstore.ingest import _cut
+from layerstore.ingest.cutting import cut_tar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def blocks_of(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 def cuts_of(data: bytes, sizes: list[int]) -> tuple[list[int], bytes]:
     lengths, ids = [], b""
-    for piece in _cut(blocks_of(data, sizes), DEFAULT_PARAMS):
+    for piece in cut_tar(blocks_of(data, sizes), DEFAULT_PARAMS):
         lengths += piece.cuts.lengths.tolist()
         ids += piece.cuts.ids
     return lengths, ids

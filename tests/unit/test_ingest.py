@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import zstandard
 
-from layerstore import ingest, kernels
+from layerstore import kernels
 from layerstore.digest import DiffID, Digest, digest_of
 from layerstore.errors import DigestMismatch, LayerstoreError, MalformedInput, StoreFull
 from layerstore.formats.codecs import Compression
-from layerstore.ingest import Expected, ingest_blob, ingest_layer, verify_layer
+from layerstore.ingest import Expected, cutting, ingest_blob, ingest_layer, verify_layer
 from layerstore.limits import Limits
 from layerstore.store.check import verify_store
 from layerstore.store.store import Store
@@ -126,7 +126,7 @@ def test_the_blocks_that_a_layer_comes_in_make_no_difference(
     with store.read() as txn:
         places = store.index.places(txn, np.unique([n for file in known for n, _ in file if n]))
     data = {bytes(chunk_id) for chunk_id in places["id"]}
-    monkeypatch.setattr(ingest, "_BLOCK", block)
+    monkeypatch.setattr(cutting, "_BLOCK", block)
     with Store(store.layout.root.with_name("other"), create=True) as other:
         for tar, wanted in zip(tars, known, strict=True):
             report = put(other, tar)
