@@ -21,11 +21,10 @@ Source: containerd `core/snapshots/snapshotter.go`; its test suite; docs/snapsho
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerstore.errors import (
@@ -35,13 +34,19 @@ from layerstore.errors import (
     LayerstoreError,
     NotFound,
 )
-from layerstore.formats.codecs import Compression
-from layerstore.ingest import Expected, IngestReport, ingest_layer
 from layerstore.mount.mounter import NeededLowers
-from layerstore.mount.upper import BlockReader, RootAttributes, iter_upper_tar
+from layerstore.snapshots.capture import capture_upper, root_of
 from layerstore.snapshots.filters import parse_filters
+from layerstore.snapshots.info import (
+    Info,
+    Usage,
+    changed_labels,
+    check_key,
+    checked_labels,
+    disk_usage,
+    info_of,
+)
 from layerstore.snapshots.known import KnownLayers, name_for, wanted_chain
-from layerstore.snapshots.merged import merged_view
 from layerstore.snapshots.specs import (
     MAX_OPTIONS,
     MountSpec,
@@ -61,43 +66,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerstore.digest import DiffID
+    from layerstore.ingest import IngestReport
+    from layerstore.mount.upper import RootAttributes
     from layerstore.snapshots.lower import Lower, LowerProvider
     from layerstore.store.database import Transaction
     from layerstore.store.session import WriteSession
     from layerstore.store.store import Store
 
-__all__ = ["Captured", "Info", "Snapshots", "Usage"]
+__all__ = ["Captured", "Snapshots"]
 
 # containerd, BuildKit and what is built on them unpack a layer under such a key.
 _UNPACKING = re.compile(r"(?:.*/)?extract-\S+ sha256:[0-9a-f]{64}")
-
-MAX_KEY = 4096  # bytes
-MAX_LABEL = 4096  # bytes of a label's name and value, as containerd's
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """A snapshot, as `stat` tells it.
-
-    Attributes:
-        created_ns: since 1970; of a committed one, when it was committed.
-        updated_ns: when the labels were last changed.
-    """
-
-    name: str
-    parent: str
-    kind: SnapshotKind
-    labels: Mapping[str, str] = field(hash=False)
-    created_ns: int
-    updated_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Disk space of a snapshot's own changes: bytes of blocks, and inodes, the root directory among them."""
-
-    size: int
-    inodes: int
 
 
 class Captured(NamedTuple):
@@ -164,8 +143,8 @@ class Snapshots:
             FailedPrecondition: the key is not active, or a file changed while it was read.
             StoreFull.
         """
-        _check_key(name)
-        checked = _checked_labels(labels)
+        check_key(name)
+        checked = checked_labels(labels)
         with self._store.read() as txn:
             self._committable(txn, name, key)
         usage = self.usage(key)
@@ -175,7 +154,7 @@ class Snapshots:
         # Only now: until the transaction is durable, a crash leaves the snapshot active, with its changes.
         self._discard(record.id)
         self._release_lowers()
-        return _info(record)
+        return info_of(record)
 
     def _commit_record(
         self, name: str, key: str, labels: dict[str, str], captured: Captured, usage: Usage
@@ -230,8 +209,8 @@ class Snapshots:
 
         Raises: AlreadyExists: the name is taken by another one. InvalidArgument, StoreFull: as `prepare`.
         """
-        _check_key(key)
-        checked = _checked_labels(labels)
+        check_key(key)
+        checked = checked_labels(labels)
         wanted = wanted_chain(checked)
         if wanted is None:
             return None
@@ -242,7 +221,7 @@ class Snapshots:
             there = self._known.snapshot(txn, wanted, base)
             layer = None if there else self._known.layer(txn, wanted, base, checked)
         if there is not None:
-            return _info(there)
+            return info_of(there)
         if layer is None:
             return None
         try:
@@ -271,16 +250,7 @@ class Snapshots:
         """
         session.hold(stack)
         lower = self._lowers.lower(stack) if stack else None
-        root = _root_of(lower)
-        try:
-            with merged_view(upper, lower) as merged:
-                source = BlockReader(iter_upper_tar(upper, root, merged))
-                layer = ingest_layer(source, Expected(what), Compression.NONE, session)
-        except FileNotFoundError as error:
-            raise FailedPrecondition(
-                f"{what} changed while it was read ({error}): failed precondition"
-            ) from error
-        return Captured(stack, layer)
+        return Captured(stack, capture_upper(upper, lower, what, session))
 
     def mounts(self, key: str) -> list[MountSpec]:
         """What to mount, in order, to see an active snapshot or a view.
@@ -305,7 +275,7 @@ class Snapshots:
     def stat(self, key: str) -> Info:
         """What a snapshot is. Raises: NotFound."""
         with self._store.read() as txn:
-            return _info(self._get(txn, key))
+            return info_of(self._get(txn, key))
 
     def stack(self, key: str) -> tuple[DiffID, ...]:
         """The layers that a snapshot shows, bottom first, without an active one's own changes. Raises: NotFound."""
@@ -319,27 +289,12 @@ class Snapshots:
 
         Raises: NotFound. InvalidArgument: another field, or a label that cannot be.
         """
-        labels = _checked_labels(info.labels)
-        for path in fieldpaths:
-            if path != "labels" and not (path.startswith("labels.") and len(path) > len("labels.")):
-                raise InvalidArgument(
-                    f"cannot update {path!r} field on snapshot {info.name!r}: invalid argument"
-                )
         with self._store.write() as txn:
             record = self._get(txn, info.name)
-            changed = dict(record.labels)
-            for path in fieldpaths or ("labels",):
-                if path == "labels":
-                    changed = dict(labels)
-                    continue
-                name = path.partition(".")[2]
-                if labels.get(name):
-                    changed[name] = labels[name]
-                else:
-                    changed.pop(name, None)
-            record = replace(record, labels=changed, updated_ns=time.time_ns())
+            labels = changed_labels(record.labels, info.labels, fieldpaths)
+            record = replace(record, labels=labels, updated_ns=time.time_ns())
             self._table.put(txn, record)
-        return _info(record)
+        return info_of(record)
 
     def usage(self, key: str) -> Usage:
         """Disk space of a snapshot's own changes; hard links count once. A view has none. Raises: NotFound."""
@@ -347,7 +302,7 @@ class Snapshots:
             record = self._get(txn, key)
         if record.kind is SnapshotKind.ACTIVE:
             try:
-                return _disk_usage(self._directories.upper(record.id))
+                return disk_usage(self._directories.upper(record.id))
             except FileNotFoundError:
                 raise NotFound(f"snapshot {key} was removed meanwhile: not found") from None
         return Usage(record.size, record.inodes)
@@ -365,7 +320,7 @@ class Snapshots:
             with self._store.read() as txn:
                 records = list(self._table.records(txn))
             for record in records:
-                if matches(info := _info(record)):
+                if matches(info := info_of(record)):
                     yield info
 
         return found()
@@ -417,8 +372,8 @@ class Snapshots:
     ) -> list[Info]:
         """Make snapshots of one kind on one base: all of them in one transaction."""
         for key in keys:
-            _check_key(key)
-        checked = _checked_labels(labels)
+            check_key(key)
+        checked = checked_labels(labels)
         with self._store.read() as txn:
             base = self._parent(txn, parent)
             size, entries = self._layer_sizes(txn, layers)
@@ -427,7 +382,7 @@ class Snapshots:
         stack = (*(base.stack if base else ()), *layers)
         root = None
         if kind is SnapshotKind.ACTIVE:
-            root = _root_of(self._lower(stack, keys[0]))
+            root = root_of(self._lower(stack, keys[0]))
         made: list[SnapshotRecord] = []
         try:
             with self._store.write() as txn:
@@ -455,7 +410,7 @@ class Snapshots:
         except BaseException:
             self._drop(made)
             raise
-        return [_info(record) for record in made]
+        return [info_of(record) for record in made]
 
     def _make_directories(self, record: SnapshotRecord, root: RootAttributes | None) -> None:
         if _has_directory(record):
@@ -483,7 +438,7 @@ class Snapshots:
             self._delete(gone)
 
     def _get(self, txn: Transaction, key: str) -> SnapshotRecord:
-        _check_key(key)
+        check_key(key)
         record = self._table.get(txn, key)
         if record is None:
             raise NotFound(f"snapshot {key} does not exist: not found")
@@ -554,17 +509,6 @@ class Snapshots:
         )
 
 
-def _info(record: SnapshotRecord) -> Info:
-    return Info(
-        record.key,
-        record.parent,
-        record.kind,
-        record.labels,
-        record.created_ns,
-        record.updated_ns,
-    )
-
-
 def _need_active(record: SnapshotRecord) -> None:
     if record.kind is not SnapshotKind.ACTIVE:
         raise FailedPrecondition(f"snapshot {record.key} is not active: failed precondition")
@@ -575,54 +519,3 @@ def _has_directory(record: SnapshotRecord) -> bool:
     if record.kind is SnapshotKind.VIEW:
         return not record.stack
     return record.kind is SnapshotKind.ACTIVE
-
-
-def _root_of(lower: Lower | None) -> RootAttributes:
-    return RootAttributes.implied() if lower is None else lower.attributes
-
-
-def _check_key(key: str) -> None:
-    if not key:
-        raise InvalidArgument("the key of a snapshot is empty: invalid argument")
-    if len(os.fsencode(key)) > MAX_KEY or "\0" in key:
-        raise InvalidArgument(
-            f"the key of a snapshot is longer than {MAX_KEY} bytes, or has a NUL: invalid argument"
-        )
-
-
-def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
-    checked = dict(labels or {})
-    for name, value in checked.items():
-        if not name or len(name.encode()) + len(value.encode()) > MAX_LABEL:
-            raise InvalidArgument(
-                f"label {name[:40]!r}: no name, or name and value of more than {MAX_LABEL} bytes: "
-                "invalid argument"
-            )
-    return checked
-
-
-def _disk_usage(upper: Path) -> Usage:
-    """As du(1) counts; what vanishes meanwhile does not count."""
-    seen: set[tuple[int, int]] = set()
-    size = 0
-    pending = [os.fspath(upper)]
-    first = os.lstat(upper)
-    seen.add((first.st_dev, first.st_ino))
-    size += first.st_blocks * 512
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    if (status.st_dev, status.st_ino) in seen:
-                        continue
-                    seen.add((status.st_dev, status.st_ino))
-                    size += status.st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-        except FileNotFoundError:
-            continue
-    return Usage(size, len(seen))
