@@ -12,10 +12,7 @@ Source: LMDB's lmdb.h ("Caveats": one environment for a file in a process; no us
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
-import resource
 import struct
 import threading
 from contextlib import contextmanager, suppress
@@ -28,12 +25,11 @@ from layerstore.errors import (
     Busy,
     CorruptStore,
     FailedPrecondition,
-    LayerstoreError,
     StoreFull,
-    Unsupported,
 )
 from layerstore.store import files, lmdbfile
 from layerstore.store.journal import Change, JournalFile, Position, new_generation
+from layerstore.store.lmdbenv import open_environment, open_lmdb, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,14 +73,6 @@ _GROWTH = (
 _SLACK = 4 << 20  # ... and these bytes more
 _DUMP = 1 << 20  # bytes of rows in one record of a new journal
 
-# Address space, not disk: the file grows as it is used. 1 TiB indexes more than 10^9 chunks.
-_MAP_SIZE = 1 << 40
-_LEAST_MAP = 64 << 20
-_MAX_READERS = 1024
-_LOCK_TABLE = (
-    17 * 4096
-)  # bytes: what LMDB needs for so many, in whole pages (mdb.c, MDB_txninfo and MDB_reader)
-
 _U64 = struct.Struct(">Q")
 
 _open: dict[tuple[int, int], Database] = {}
@@ -123,12 +111,12 @@ class Database:
         self._is_changed = False
         self._synced = Position.decode(None)
         self._full: StoreFull | None = None  # what the last write has met, for whoever comes after
-        with _translated(folder):
+        with translated(folder):
             inode = 0
             if not create:
                 lmdbfile.check_size(folder / "data.mdb")
                 inode = (folder / "data.mdb").stat().st_ino
-            self._env = _open_environment(folder, read_only=read_only)
+            self._env = open_environment(folder, len(TABLES), read_only=read_only)
             try:
                 if not create:
                     _check_same(folder / "data.mdb", inode)
@@ -195,7 +183,7 @@ class Database:
     @staticmethod
     def set_up_lock_table(folder: Path) -> None:
         """Let LMDB make its lock file fit new tables: it does where nobody else can have them open."""
-        _open_lmdb(folder, read_only=False).close()
+        open_lmdb(folder, len(TABLES), read_only=False).close()
 
     @classmethod
     @contextmanager
@@ -225,7 +213,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A snapshot of all tables. Keep it short: what a reader can see is not reused."""
-        with self._full_remembered(), _translated(self._folder), self._begin(write=False) as txn:
+        with self._full_remembered(), translated(self._folder), self._begin(write=False) as txn:
             yield txn
 
     @contextmanager
@@ -235,7 +223,7 @@ class Database:
         position: Position | None = None
         with (
             self._full_remembered(),
-            _translated(self._folder),
+            translated(self._folder),
             self._begin(write=True) as txn,
         ):
             self._changes, self._is_changed = [], False
@@ -375,7 +363,7 @@ class Database:
         if fd is None:
             return
         try:
-            with JournalFile(fd) as file, _translated(self._folder):
+            with JournalFile(fd) as file, translated(self._folder):
                 self._renew(file, beside)
         except BaseException:
             beside.unlink(missing_ok=True)
@@ -469,53 +457,6 @@ class Database:
             return file.append(before.end, txn.id(), self._changes)
 
 
-def _open_environment(folder: Path, *, read_only: bool) -> Any:
-    if not read_only:
-        _allocate_lock_table(folder / "lock.mdb")
-    while True:
-        try:
-            return _open_lmdb(folder, read_only=read_only)
-        except lmdb.Error as error:
-            # A filesystem on a network or in FUSE may be interrupted, and LMDB does not try again.
-            if _code(error) != errno.EINTR:
-                raise
-
-
-def _open_lmdb(folder: Path, *, read_only: bool) -> Any:
-    return lmdb.open(
-        str(folder),
-        map_size=_map_size(),
-        max_dbs=len(TABLES),
-        max_readers=_MAX_READERS,
-        mode=0o600,
-        readonly=read_only,
-        readahead=False,
-    )
-
-
-def _map_size() -> int:
-    """A map that fits into what this process may have of address space; LMDB makes it as large as the tables are."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or limit >= 2 * _MAP_SIZE:
-        return _MAP_SIZE
-    return max(limit // 4, _LEAST_MAP) // mmap.PAGESIZE * mmap.PAGESIZE
-
-
-def _allocate_lock_table(path: Path) -> None:
-    """Have the blocks of LMDB's lock file before it is mapped.
-
-    LMDB writes to it through the map, in each transaction; where the filesystem then has no room for a page that it
-    did not have before, or for the copy of one, the process ends (SIGBUS). Nobody is kept from a full store by this.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not os.fstat(fd).st_size:
-            files.write_in_place(fd)
-        files.allocate(fd, _LOCK_TABLE)
-    finally:
-        os.close(fd)
-
-
 def _check_same(path: Path, inode: int) -> None:
     """Who waits for LMDB's lock while a repair changes the tables may have opened the old ones."""
     if path.stat().st_ino != inode:
@@ -548,62 +489,3 @@ class _NoRows:
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(())
-
-
-@contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    """LMDB's errors as ours."""
-    try:
-        with files.no_room("write the store's tables"):
-            yield
-    except LayerstoreError:
-        raise
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
-        raise StoreFull(
-            f"no room to write the store's tables: {error}; free some space and repeat"
-        ) from error
-    except lmdb.MapResizedError as error:
-        raise FailedPrecondition(
-            "another process has made the store's tables longer than this one has mapped (its address space is "
-            "limited); close the store and open it again"
-        ) from error
-    except lmdb.ReadersFullError as error:
-        raise Busy("too many readers of this store at once; close some") from error
-    except lmdb.PanicError as error:
-        raise FailedPrecondition(
-            f"writing the store's tables failed before ({error}); close the store and open it again"
-        ) from error
-    except (
-        lmdb.CorruptedError,
-        lmdb.PageNotFoundError,
-        lmdb.InvalidError,
-        lmdb.BadTxnError,  # what a transaction answers that has met damage before
-        lmdb.BadDbiError,
-        lmdb.NotFoundError,  # a whole table
-    ) as error:
-        raise CorruptStore(f"the store's tables are damaged: {error}") from error
-    except (lmdb.VersionMismatchError, lmdb.IncompatibleError) as error:
-        raise Unsupported(f"the store's tables need another LMDB: {error}") from error
-    except lmdb.Error as error:
-        raise _system_error(error, folder) from error
-
-
-def _system_error(error: lmdb.Error, folder: Path) -> Exception:
-    """What the operating system said: the binding gives its words only, at the end of the message.
-
-    LMDB calls a write that a full disk cut short EIO (`mdb_page_flush`), so that the disk has to be asked.
-    """
-    text, code = str(error), _code(error)
-    if code is None:
-        return error
-    if code in files.NO_ROOM or (
-        code == errno.EIO and (files.is_full(folder) or files.is_at_limit(folder / "data.mdb"))
-    ):
-        return StoreFull(f"no room to write the store's tables: {text}; free some space and repeat")
-    return OSError(code, f"the store's tables: {text}")
-
-
-def _code(error: lmdb.Error) -> int | None:
-    """The errno behind an error of LMDB, if there is one."""
-    text = str(error)
-    return next((code for code in errno.errorcode if text.endswith(os.strerror(code))), None)

@@ -13,7 +13,7 @@ import pytest
 from layerstore.api import LayerStore, open_store
 from layerstore.digest import DiffID, digest_of
 from layerstore.errors import FailedPrecondition, NotFound, StoreFull
-from layerstore.store import database
+from layerstore.store import lmdbenv
 from tests.support.stores import assert_clean, assert_holds, sample_images, write_archive
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_load_that_runs_out_says_so_and_loses_nothing(
 def test_tables_that_fill_their_map_are_a_full_store_and_another_process_goes_on(
     tmp_path: Path, images: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_map_size", lambda: _MIB)
+    monkeypatch.setattr(lmdbenv, "_map_size", lambda: _MIB)
     with open_store(tmp_path / "store") as store:
         store.load(write_archive(tmp_path, images[0]))
         with pytest.raises(StoreFull, match="MAP_FULL"), store.store.write() as txn:  # noqa: PT012  # at some row of it
@@ -122,7 +122,7 @@ def test_tables_that_fill_their_map_are_a_full_store_and_another_process_goes_on
 
 def _read_on(root: Path, told: Connection, go_on: Connection) -> None:
     """With a map that has little room, before and after another process has made the tables longer."""
-    database._map_size = lambda: _MIB
+    lmdbenv._map_size = lambda: _MIB
     outcomes = []
     with open_store(root) as store:
         told.send(len(store.images()[0].names))
@@ -132,7 +132,7 @@ def _read_on(root: Path, told: Connection, go_on: Connection) -> None:
                 act()
             except FailedPrecondition as error:
                 outcomes.append("open it again" in str(error))
-    database._map_size = lambda: 64 * _MIB
+    lmdbenv._map_size = lambda: 64 * _MIB
     with open_store(root) as store:
         store.tag("test/90:0", "test/tagged:mine")
         told.send((outcomes, len(store.images()[0].names)))
