@@ -10,33 +10,19 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from layerstore.api import open_store
-from layerstore.serve.daemon import ServeOptions, snapshotter_daemon
 from layerstore.snapshots import MountSpec
 from layerstore.snapshots.mounting import mounted
 from tests.clients.images import tree_of
-from tests.clients.servers import unmount_below
-from tests.support.snapshots_client import SnapshotsClient, snapshots_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.snapshots_client import SnapshotsClient
+
 pytestmark = pytest.mark.root
 
 _NEVER = 2**63  # all times are compared
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[SnapshotsClient]:
-    options = ServeOptions(f"unix://{tmp_path}/s.sock")
-    with (
-        open_store(tmp_path / "store") as store,
-        snapshotter_daemon(store, options) as path,
-        snapshots_client(path) as connected,
-    ):
-        yield connected
-    unmount_below(tmp_path)
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layerstore.api import open_store
-from layerstore.serve.daemon import ServeOptions, snapshotter_daemon
 from layerstore.snapshots.mounting import mounted
 from layerstore.snapshots.specs import MountSpec
-from tests.clients.servers import snapshotter, unmount_below
+from tests.clients.servers import snapshotter
 from tests.support.snapshots import seen_through_mount
 from tests.support.snapshots_client import SnapshotsClient, snapshots_client
 from tests.support.stores import assert_clean
@@ -25,23 +24,6 @@ if TYPE_CHECKING:
     from layerstore.serve._proto import snapshots_pb2 as pb
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(autouse=True)
-def _unmounted(tmp_path: Path) -> Iterator[None]:
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[SnapshotsClient]:
-    options = ServeOptions(f"unix://{tmp_path}/s.sock")
-    with (
-        open_store(tmp_path / "store") as store,
-        snapshotter_daemon(store, options) as path,
-        snapshots_client(path) as connected,
-    ):
-        yield connected
 
 
 @contextmanager

@@ -22,28 +22,11 @@ from layerstore.api import open_store
 from layerstore.errors import Busy, FailedPrecondition, InvalidArgument
 from layerstore.serve.daemon import ServeOptions, snapshotter_daemon
 from layerstore.serve.listening import parse_listen
-from tests.clients.servers import snapshotter, unmount_below
+from tests.clients.servers import snapshotter
 from tests.support.snapshots_client import SnapshotsClient, snapshots_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture(autouse=True)
-def _unmounted(tmp_path: Path) -> Iterator[None]:
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[SnapshotsClient]:
-    options = ServeOptions(f"unix://{tmp_path}/s.sock")
-    with (
-        open_store(tmp_path / "store") as store,
-        snapshotter_daemon(store, options) as path,
-        snapshots_client(path) as connected,
-    ):
-        yield connected
+    from collections.abc import Callable
 
 
 def _code(call: Callable[[], object]) -> tuple[str, str]:
