@@ -303,7 +303,7 @@ class LayerStore:
     def mount(
         self,
         name: str,
-        target: str | os.PathLike[str],
+        target: str | os.PathLike[str] | None = None,
         *,
         rw: bool = False,
         driver: str = "auto",
@@ -313,6 +313,7 @@ class LayerStore:
     ) -> Mount:
         """Show an image in a folder until `umount`, or the end of the block that the result is used for.
 
+        The result is a path. Without `target` the folder is a temporary one, and is removed in the end.
         `rw` puts a writable layer on top, kept in the folder `upper` where one is given. `verify` reads all contents
         first. See docs/mounting.md.
 

@@ -1,6 +1,7 @@
 """Images as an fsspec filesystem, for pandas, dask, fsspec's caches and whatever else speaks it: extra `fsspec`.
 
     fsspec.open("layerstore://python:3.12/etc/os-release", store="/var/lib/layerstore")
+    pandas.read_csv("layerstore://python:3.12/etc/passwd", sep=":", storage_options={"store": …})
 
 A path is an image's name, as `layerstore images` shows it or shorter, and a path in its root filesystem. The name ends
 at the first slash up to which it names an image. Read only.
@@ -45,11 +46,17 @@ class LayerstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec 
     protocol = "layerstore"
     root_marker = ""
 
-    def __init__(self, store: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, store: str | os.PathLike[str] | None = None, **options: Any) -> None:
         """Use the store in the folder `store`; `options` are fsspec's own.
 
-        Raises: NotFound: no store is there.
+        fsspec takes arguments from its configuration, too: FSSPEC_LAYERSTORE_STORE in the environment is this one.
+
+        Raises: InvalidArgument: nobody says which store. NotFound: no store is there.
         """
+        if store is None:
+            raise InvalidArgument(
+                "which store? Give store=FOLDER, or FSSPEC_LAYERSTORE_STORE=FOLDER in the environment"
+            )
         super().__init__(store=store, **options)
         self._store = open_store(store, create=False, read_only=True)
         self._views: dict[Digest, View] = {}

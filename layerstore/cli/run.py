@@ -18,7 +18,7 @@ __all__ = ["run_verb"]
 @click.command(
     "run",
     short_help="Run a command in an image.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
 )
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")

@@ -148,19 +148,23 @@ class NeededLowers:
 
 
 class Mount:
-    """A mount that was made. Used as a context manager it ends with the block; otherwise it stays.
+    """A mount that was made, and a path to it. Used as a context manager it ends with the block; otherwise it stays.
 
     Thread safety: all methods, from any thread.
     """
 
-    def __init__(self, store: Store, info: MountInfo) -> None:
-        self._store = store
+    def __init__(self, store: Store, info: MountInfo, *, is_temporary: bool = False) -> None:
+        """Of a temporary one, the folder goes with the mount."""
+        self._store, self._is_temporary = store, is_temporary
         self.info = info
 
     @property
     def target(self) -> Path:
         """Where it is."""
         return self.info.target
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.target)
 
     def __enter__(self) -> Self:
         return self
@@ -172,11 +176,16 @@ class Mount:
         traceback: TracebackType | None,
     ) -> None:
         with suppress(NotFound):  # ended by somebody else
-            umount_target(self._store, self.target)
+            self.umount()
 
     def umount(self) -> None:
         """End it. Raises: as `umount_target`."""
-        umount_target(self._store, self.target)
+        try:
+            umount_target(self._store, self.target)
+        finally:
+            if self._is_temporary and not os.path.ismount(self.target):
+                with suppress(OSError):  # gone, or no longer empty: not ours to remove
+                    self.target.rmdir()
 
 
 def mount_stack(

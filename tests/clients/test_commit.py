@@ -60,6 +60,9 @@ def test_docker_loads_and_runs_a_committed_image(docker: list[str], tmp_path: Pa
     run(*docker, "create", "--name", "made", "test/committed:1")
     assert run(*docker, "cp", "made:/etc/new", "-").count("new") >= 1
     run(*docker, "rm", "made")
+    run(
+        *docker, "run", "--rm", "--network", "host", "test/committed:1"
+    )  # /bin/yes is the base's /bin/true
     run(*docker, "rmi", "test/committed:1")
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layerstore.api import open_store
+from layerstore.errors import InvalidArgument
 from tests.support.archive_builders import Image, docker_archive_of
 from tests.support.tars import END, entry, noise
 
@@ -119,3 +123,16 @@ def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(NotFound):
         LayerstoreFileSystem(tmp_path, skip_instance_cache=True)
+
+
+def test_the_store_is_said_by_an_argument_or_by_fsspecs_configuration(
+    filesystem: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgument, match="FSSPEC_LAYERSTORE_STORE"):
+        fsspec.filesystem("layerstore", skip_instance_cache=True)
+    code = "import fsspec; print(fsspec.open('layerstore://plain:2/etc/os-release', 'rt').open().read(), end='')"
+    environment = {**os.environ, "FSSPEC_LAYERSTORE_STORE": str(tmp_path / "store")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("ID=test\n", "")

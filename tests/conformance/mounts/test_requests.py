@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from layerstore.api import open_store
 from layerstore.digest import DiffID, digest_of
 from layerstore.errors import (
     AlreadyExists,
@@ -21,6 +24,7 @@ from layerstore.errors import (
     Unsupported,
 )
 from layerstore.mount.mounter import (
+    DRIVERS,
     MountOptions,
     choose_driver,
     hold_lower,
@@ -101,6 +105,26 @@ def test_held_layers_serve_an_overlay_of_somebody_else(store: Store, target: Pat
     release_lowers(store)
     assert (target / "shared").read_bytes() == payload(99, 400_000)
     subprocess.run(["umount", target], check=True)
+
+
+def test_a_mount_is_a_path_and_needs_no_folder_of_yours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    archive = tmp_path / "root.tar"
+    archive.write_bytes(layer_with(torture_lower))
+    with open_store(tmp_path / "store") as store:
+        store.import_rootfs(archive, "test:1")
+        for driver in DRIVERS:
+            with store.mount("test:1", driver=driver) as path:
+                assert Path(path, "etc/motd").read_bytes() == b"hello\n"
+                assert "motd" in os.listdir(f"{os.fspath(path)}/etc")  # noqa: PTH208  # as users do
+            assert list(temporary.iterdir()) == []
+        with pytest.raises(InvalidArgument):
+            store.mount("test:1", driver="nfs")
+        assert list(temporary.iterdir()) == []
 
 
 def test_the_command_mounts_lists_and_unmounts(tmp_path: Path, target: Path) -> None:

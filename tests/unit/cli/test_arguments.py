@@ -41,6 +41,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ["tag", "a"],
         ["rmi"],
         ["images", "a", "b"],
+        ["run", "--no-such", "a", "ls", "-l"],
         ["nonsense"],
     ],
     ids=" ".join,
