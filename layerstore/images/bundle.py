@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layerstore.errors import InvalidArgument
+from layerstore.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,10 +134,10 @@ def runtime_config(
 
 
 def open_inside(root: Path, path: str) -> int | None:
-    """Open a file below `root` for reading, as a process would whose root it is; None if there is none."""
+    """Open a regular file below `root`, as a process would find it whose root it is; None if there is none."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = _HOW.pack(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_IN_ROOT)
+        how = _HOW.pack(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
         fd: int = _libc.syscall(
             ctypes.c_long(_OPENAT2),
             ctypes.c_long(top),
@@ -148,7 +149,12 @@ def open_inside(root: Path, path: str) -> int | None:
     finally:
         os.close(top)
     if fd >= 0:
-        return fd
+        try:
+            return files.reopen_regular(fd, path)
+        except OSError as error:
+            code = error.errno or errno.EIO
+        finally:
+            os.close(fd)
     if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return None
     raise OSError(code, os.strerror(code), path)

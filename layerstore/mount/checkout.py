@@ -4,8 +4,9 @@ Contents are cloned from ROOT/objects where that has them and the filesystem can
 out; holes stay holes. Hard links into ROOT/objects are not used: mode, owner and time belong to the inode, and a write
 through one would change every image.
 
-Nothing of an image can get outside the folder: each directory is opened from the root down, name by name, without
-following a symbolic link, and everything is made with exclusive calls relative to that descriptor. An image has no `..`.
+Nothing of an image can get outside the folder: it is opened once, each directory in it from there down, name by name,
+without following a symbolic link, and everything is made with exclusive calls relative to that descriptor. An image has
+no `..`. Whoever swaps a name for a link meanwhile makes the checkout fail, and leads it nowhere.
 
 Without root, owners are not set, and devices and attributes other than `user.*` are left out.
 
@@ -80,22 +81,24 @@ class CheckoutDriver:
 
         Raises: FailedPrecondition: the folder is not empty. StoreFull, CorruptStore, MalformedInput.
         """
-        target = Path(record.target)
-        if any(target.iterdir()):
-            raise FailedPrecondition(f"{target} is not empty; a checkout needs an empty folder")
-        mark = target / _mark(record.token)
-        mark.touch(mode=0o600)
+        mark = _mark(record.token)
         diff_ids = [DiffID(parse_digest(diff_id)) for diff_id in record.diff_ids]
-        try:
-            tree = merged_tree(store, diff_ids)
-            with files.no_room(f"write {target}"):
-                check_out(View(tree, cached_reader(store)), target, places.objects)
-        except BaseException:
-            remove_contents(target)
-            raise
-        status = target.stat()
-        mark.unlink()
-        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        with _directory(record.target) as fd:
+            if os.listdir(fd):  # noqa: PTH208 - of a descriptor
+                raise FailedPrecondition(
+                    f"{record.target} is not empty; a checkout needs an empty folder"
+                )
+            os.close(os.open(mark, _CREATE, 0o600, dir_fd=fd))
+            try:
+                view = View(merged_tree(store, diff_ids), cached_reader(store))
+                with files.no_room(f"write {record.target}"):
+                    _Writer(view, fd, places.objects).write_all()
+            except BaseException:
+                _remove_contents(fd)
+                raise
+            status = os.fstat(fd)
+            os.unlink(mark, dir_fd=fd)
+            os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
         _finished(places, record.token).touch(mode=0o600)
 
     def umount(self, store: Store, places: Places, target: Path) -> None:
@@ -119,11 +122,8 @@ def check_out(view: View, target: Path, objects: Path | None = None) -> None:
 
     Raises: MalformedInput: a name that no filesystem has. CorruptStore: a chunk is damaged.
     """
-    writer = _Writer(view, os.open(target, _OPEN_DIRECTORY), objects)
-    try:
-        writer.write_all()
-    finally:
-        os.close(writer.root)
+    with _directory(target) as fd:
+        _Writer(view, fd, objects).write_all()
 
 
 def write_sparse(file: BinaryIO, view: View, inode: int) -> None:
@@ -254,10 +254,10 @@ class _Writer:
         row = self._tree.inodes[inode]
         if self._is_root:
             os.chown(name, int(row["uid"]), int(row["gid"]), dir_fd=fd, follow_symlinks=False)
-        # By /proc, as these calls take no descriptor of a directory; nothing of ours is a link at the end.
+        # By /proc, as these calls take no descriptor of a directory.
         path = b"/proc/self/fd/%d/%s" % (fd, name)
         if self._tree.kind(inode) is not Kind.SYMLINK:
-            os.chmod(name, int(row["mode"]), dir_fd=fd)
+            files.change_mode(name, int(row["mode"]), dir_fd=fd)
         for key, value in self._xattrs(inode):
             os.setxattr(path, key, value, follow_symlinks=False)
         os.utime(name, ns=self._times(inode), dir_fd=fd, follow_symlinks=False)
@@ -298,24 +298,34 @@ def _check_name(name: bytes) -> None:
 
 def remove_contents(target: Path) -> None:
     """Remove what is in a folder, however deep; symbolic links are removed, not followed."""
-    fd = os.open(target, _OPEN_DIRECTORY)
+    with _directory(target) as fd:
+        _remove_contents(fd)
+
+
+def _remove_contents(fd: int) -> None:
+    folders = _unlink_files(fd)
+    moved = 0
+    while folders:
+        name = folders.pop()
+        below = _open_anyway(fd, name)
+        try:
+            # What is deeper comes up here first: neither descriptors nor the stack have to reach it.
+            for inner in _unlink_files(below):
+                os.close(_open_anyway(below, inner))
+                moved += 1
+                up = f".layerstore-removed-{moved}"
+                os.rename(inner, up, src_dir_fd=below, dst_dir_fd=fd)
+                folders.append(up)
+        finally:
+            os.close(below)
+        os.rmdir(name, dir_fd=fd)
+
+
+@contextmanager
+def _directory(path: Path | str) -> Iterator[int]:
+    fd = os.open(path, _OPEN_DIRECTORY)
     try:
-        folders = _unlink_files(fd)
-        moved = 0
-        while folders:
-            name = folders.pop()
-            below = _open_anyway(fd, name)
-            try:
-                # What is deeper comes up here first: neither descriptors nor the stack have to reach it.
-                for inner in _unlink_files(below):
-                    os.close(_open_anyway(below, inner))
-                    moved += 1
-                    up = f".layerstore-removed-{moved}"
-                    os.rename(inner, up, src_dir_fd=below, dst_dir_fd=fd)
-                    folders.append(up)
-            finally:
-                os.close(below)
-            os.rmdir(name, dir_fd=fd)
+        yield fd
     finally:
         os.close(fd)
 
@@ -335,7 +345,7 @@ def _open_anyway(fd: int, name: str) -> int:
     try:
         below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=fd)
+        files.change_mode(name, 0o700, dir_fd=fd)
         below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
     os.fchmod(below, 0o700)
     return below

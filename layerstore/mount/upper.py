@@ -14,8 +14,8 @@ names; PAX records carry nanoseconds and extended attributes, all but overlayfs'
 to the host. The root has an entry only if it is not as the root below, so that no change at all is the empty
 layer that all builders make (1,024 zero bytes).
 
-Directories are opened one below another and symbolic links never followed: whoever still writes to the directory can
-make the walk fail, but not lead it out.
+Directories are opened one below another, symbolic links never followed, and devices never opened: whoever still writes
+to the directory can make the walk fail, but not lead it out.
 
 Source: Linux, Documentation/filesystems/overlayfs.rst; OCI image-spec `layer.md`; POSIX.1-2017 pax.
 """
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Self
 
 from layerstore.errors import FailedPrecondition
 from layerstore.formats.ustar import plain_header
+from layerstore.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +46,7 @@ _HOST_XATTR = "security.selinux"
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
@@ -252,9 +253,9 @@ class _Walk:
         yield from self.header(path, status, xattrs)
         if kind == stat.S_IFREG and status.st_size:
             if f"{_OVERLAY}metacopy" in xattrs and not level.is_merged:
-                fd = _open_below(self.merged(), path, _FILE)
+                fd = self._open_shown_file(path)
             else:
-                fd = os.open(name, _FILE, dir_fd=level.fd)
+                fd = files.open_regular(name, dir_fd=level.fd)
             try:
                 yield from _content(fd, status.st_size, path)
             finally:
@@ -270,12 +271,19 @@ class _Walk:
 
     def _shown_inode(self, path: str) -> tuple[int, int]:
         """What tells a file from others in the overlay: neither device nor inode need be those of the upper."""
-        fd = _open_below(self.merged(), path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _open_below(self.merged(), path, _PATH)
         try:
             status = os.fstat(fd)
         finally:
             os.close(fd)
         return status.st_dev, status.st_ino
+
+    def _open_shown_file(self, path: str) -> int:
+        fd = _open_below(self.merged(), path, _PATH)
+        try:
+            return files.reopen_regular(fd, path)
+        finally:
+            os.close(fd)
 
     def _directory(
         self, level: _Level, name: str, status: os.stat_result, xattrs: dict[str, bytes]

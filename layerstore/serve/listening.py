@@ -118,4 +118,4 @@ def _bind(server: grpc.Server, path: Path) -> None:
         raise FailedPrecondition(f"cannot listen on {path}: {error}") from error
     finally:
         os.umask(before)
-    path.chmod(0o600)
+    files.change_mode(path, 0o600)  # a directory's default ACL counts for more than the umask

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import resource
+import stat
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_ROOM",
     "allocate",
+    "change_mode",
     "create_file",
     "fdatasync",
     "fsync_directory",
@@ -34,15 +36,18 @@ __all__ = [
     "lock_file",
     "locked_directory",
     "no_room",
+    "open_regular",
     "pread_exactly",
     "punch_hole",
     "pwrite_all",
+    "reopen_regular",
     "replace_file",
     "write_in_place",
 ]
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 _GET_FLAGS, _SET_FLAGS, _NO_COW = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, of 64 bits
+_TEMPORARY = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # EFBIG: RLIMIT_FSIZE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -154,7 +159,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Give a file new contents: after a crash it holds the old ones or the new ones, whole. Raises: StoreFull."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     with no_room(f"write {path}"):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(temporary, _TEMPORARY, 0o600)
         try:
             pwrite_all(fd, data, 0)
             os.fsync(fd)
@@ -162,6 +167,40 @@ def replace_file(path: Path, data: bytes) -> None:
             os.close(fd)
         os.replace(temporary, path)
         fsync_directory(path.parent)
+
+
+def open_regular(name: bytes | str | Path, *, dir_fd: int | None = None) -> int:
+    """Open a regular file for reading; a symbolic link is not followed, and a device or pipe is never opened.
+
+    Opening a device may do something (a watchdog begins to count), so that looking at what was opened is too late.
+    Raises: OSError (ELOOP): it is something else, perhaps since a moment.
+    """
+    path = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return reopen_regular(path, name)
+    finally:
+        os.close(path)
+
+
+def reopen_regular(path_fd: int, name: bytes | str | Path) -> int:
+    """The same of what an O_PATH descriptor stands for, which stays open; `name` is for the message."""
+    if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+        raise OSError(errno.ELOOP, "not a regular file", name)
+    return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def change_mode(name: bytes | str | Path, mode: int, *, dir_fd: int | None = None) -> None:
+    """A chmod that never follows a symbolic link, also not one that somebody has just put there.
+
+    Raises: OSError (ELOOP): it is a symbolic link.
+    """
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # fchmod takes no such descriptor, fchmodat follows
+    finally:
+        os.close(fd)
 
 
 def fsync_directory(path: Path) -> None:
@@ -179,7 +218,7 @@ def lock_file(path: Path, *, create: bool) -> int | None:
 
     None: somebody holds it, or it does not exist and `create` is false. The kernel lets go when the holder dies.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
         fd = os.open(path, flags, 0o600)
     except FileNotFoundError:

@@ -99,11 +99,13 @@ class Layout:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in absent:
             files.fsync_directory(path.parent)
+        self._check_owner()
         with files.locked_directory(self.root):
             if self.format.exists():
                 yield False
                 return
             self._check_unused()
+            self.root.chmod(0o700)  # it may have been there before
             for folder in (self.meta, self.tmp):
                 folder.mkdir(mode=0o700, exist_ok=True)
             for path in (*self.meta.iterdir(), *self.root.glob("journal*")):
@@ -178,9 +180,13 @@ class Layout:
 
         Raises:
             NotFound: no store is here.
+            FailedPrecondition: somebody else could lead whoever opens it to other files.
             CorruptStore: FORMAT is not what `create` writes.
             Unsupported: a version or an incompatible feature that this code does not know.
         """
+        if self.root.exists():
+            self._check_owner()
+            self._check_writers()
         document = self._read_format()
         if document.get("magic") != _MAGIC:
             raise CorruptStore(f"{self.format} is not a layerstore FORMAT file")
@@ -201,6 +207,32 @@ class Layout:
             )
         self._features(document, "compatible")
         return self._features(document, "read_only_compatible") - _READ_ONLY_COMPATIBLE
+
+    def _check_owner(self) -> None:
+        """The folder, and a symbolic link that leads to it, are of this user, or of root.
+
+        LMDB trusts its map, and a store leads to files by their names: another owner could have anything be written to.
+        """
+        for status in (self.root.lstat(), self.root.stat()):
+            if status.st_uid not in (os.geteuid(), 0):
+                raise FailedPrecondition(
+                    f"{self.root} belongs to user {status.st_uid}, who could change what it leads to; "
+                    "use it as that user, or give it to this one"
+                )
+
+    def _check_writers(self) -> None:
+        """Nobody else may write into the folder, and nothing in it is a symbolic link."""
+        if self.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise FailedPrecondition(
+                f"other users may write to {self.root}; `chmod 700` it if it is to be trusted"
+            )
+        for folder in (self.root, self.meta):
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink() and entry.path != str(self.format):
+                        raise FailedPrecondition(
+                            f"{entry.path} is a symbolic link; a store's files are its own"
+                        )
 
     def _read_format(self) -> dict[str, object]:
         try:

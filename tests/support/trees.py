@@ -120,8 +120,8 @@ def device(path: bytes, major: int, minor: int, kind: Kind = Kind.CHARACTER) -> 
     return item(kind, path, device=(major, minor))
 
 
-def fifo(path: bytes) -> Item:
-    return item(Kind.FIFO, path)
+def fifo(path: bytes, mode: int = 0o644) -> Item:
+    return item(Kind.FIFO, path, mode=mode)
 
 
 def whiteout(path: bytes) -> Item:
