@@ -185,7 +185,7 @@ def summarize(
         tuple(map(tuple, comparison.pairs.tolist())),
         duplicated_files(subject),
         families,
-        suggestions(subject, families),
+        suggestions(subject, comparison, families),
         groups,
         left,
         skipped,

@@ -1,6 +1,6 @@
 """Which images share how much: arithmetic on sorted chunk lists. No I/O.
 
-    all lists > distinct chunks, numbered 0 .. n-1 > each image a list of numbers > holders, shares, pairs
+    all lists > distinct chunks, numbered > each image a list of numbers > holders, shares, pairs
 
 Chunks with the same set of holders are one *group*: pairs are counted group by group, which is what makes a thousand images
 quick. A set of holders is known by a sum of random words, one for each image (a collision has a chance of 2^-64 a pair).
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from layerstore.sharing import distinct, divide
+from layerstore.analysis.numbering import Stacks, number, number_values
+from layerstore.sharing import divide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,8 @@ class Comparison(NamedTuple):
         share: of `stored`, each chunk divided by its holders; the shares add up to `compressed`.
         groups: what is shared, by holders.
         pairs: encoded bytes that two images share; a matrix, with `stored` in its diagonal.
-        numbered: the chunks of each layer as numbers, for `pair_matrix`; and the encoded bytes by number.
+        repeated: of each image (layer, bytes of its files that layers below it have as well), bottom to top.
+        numbered: the chunks of each layer as numbers, for `groups_of`; and the encoded bytes by number.
         encoded: by chunk number.
     """
 
@@ -80,54 +82,67 @@ class Comparison(NamedTuple):
     share: npt.NDArray[np.int64]
     groups: Groups
     pairs: npt.NDArray[np.int64]
+    repeated: list[list[tuple[int, int]]]
     numbered: list[npt.NDArray[np.uint32]]
     encoded: npt.NDArray[np.uint32]
+
+
+class _Files(NamedTuple):
+    """Bytes of distinct files, of the set and of each image; and those of files that a layer has again."""
+
+    total: int
+    images: npt.NDArray[np.int64]
+    repeated: list[list[tuple[int, int]]]
 
 
 def compare(layers: Sequence[CutLayer], stacks: Sequence[Sequence[int]]) -> Comparison:
     """Compare images, each a stack of positions in `layers`.
 
-    Memory beside the lists: 20 bytes for each distinct chunk, 8 for each chunk of a layer and 4 for each of an image.
+    Memory beside the lists: 24 bytes for each distinct chunk, 4 for each chunk of a layer and 4 for each of an image.
     """
-    keys, numbered = _number([layer.chunks for layer in layers])
-    lengths, encoded = np.zeros(keys, "u4"), np.zeros(keys, "u4")
-    for layer, numbers in zip(layers, numbered, strict=True):
+    files = _files(layers, stacks)  # first, as it gives its memory back
+    numbered = number([layer.chunks for layer in layers])
+    lengths, encoded = np.zeros(numbered.total, "u4"), np.zeros(numbered.total, "u4")
+    for layer, numbers in zip(layers, numbered.lists, strict=True):
         lengths[numbers], encoded[numbers] = layer.lengths, layer.encoded
-    images = [_union([numbered[position] for position in stack]) for stack in stacks]
-    holders = np.zeros(keys, "u4")
+    walks = Stacks(numbered)
+    images = [
+        np.concatenate([np.empty(0, "u4"), *(numbered.lists[at][new] for at, new in walks.walk(s))])
+        for s in stacks
+    ]
+    holders = np.zeros(numbered.total, "u4")
     for mine in images:
         holders[mine] += 1
-    taken = np.zeros(keys, "u4")
-    count = len(images)
-    rows = np.zeros((6, count), "i8")  # counts, files, chunks, stored, alone, share
+    taken = np.zeros(numbered.total, "u4")
+    rows = np.zeros((5, len(images)), "i8")  # counts, chunks, stored, alone, share
     for position, mine in enumerate(images):
-        sizes, shared_by = encoded[mine], holders[mine]
+        sizes, shared_by, before = encoded[mine], holders[mine], taken[mine]
         rows[0, position] = len(mine)
-        rows[1, position] = _files_bytes([layers[layer] for layer in stacks[position]])
-        rows[2, position] = lengths[mine].sum(dtype="u8")
-        rows[3, position] = sizes.sum(dtype="u8")
-        rows[4, position] = sizes[shared_by == 1].sum(dtype="u8")
-        rows[5, position] = divide(sizes, shared_by, taken[mine])
-        taken[mine] += 1
-    del taken
+        rows[1, position] = lengths[mine].sum(dtype="u8")
+        rows[2, position] = sizes.sum(dtype="u8")
+        rows[3, position] = sizes[shared_by == 1].sum(dtype="u8")
+        rows[4, position] = divide(sizes, shared_by, before)
+        taken[mine] = before + np.uint32(1)
+    del taken, walks
     groups = groups_of(images, holders, encoded, lengths)
-    pairs = pair_matrix(groups, count)
-    np.fill_diagonal(pairs, rows[3])
+    pairs = pair_matrix(groups, len(images))
+    np.fill_diagonal(pairs, rows[2])
     used = holders > 0
     return Comparison(
         int(np.count_nonzero(used)),
-        _files_bytes([layers[position] for position in sorted({p for s in stacks for p in s})]),
+        files.total,
         int(lengths[used].sum(dtype="u8")),
         int(encoded[used].sum(dtype="u8")),
         rows[0],
+        files.images,
         rows[1],
         rows[2],
         rows[3],
         rows[4],
-        rows[5],
         groups,
         pairs,
-        numbered,
+        files.repeated,
+        numbered.lists,
         encoded,
     )
 
@@ -144,8 +159,7 @@ def groups_of(
     for word, mine in zip(words, sets, strict=True):
         marks[mine] += word
     shared = np.flatnonzero(holders > 1)
-    found_marks = distinct(marks[shared])
-    group = np.searchsorted(found_marks, marks[shared])
+    found_marks, group = number_values(marks[shared])
     del marks
     count = len(found_marks)
     weights = np.bincount(group, encoded[shared], count).astype("i8")
@@ -197,34 +211,18 @@ def _members(groups: Groups, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int3
     return members
 
 
-def _number(
-    lists: Sequence[npt.NDArray[np.uint64]],
-) -> tuple[int, list[npt.NDArray[np.uint32]]]:
-    """How many distinct keys there are, and each list as positions among them."""
-    keys = distinct(np.concatenate([np.empty(0, "u8"), *lists]))
-    return len(keys), [np.searchsorted(keys, one).astype("u4") for one in lists]
-
-
-def _union(arrays: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
-    if len(arrays) == 1:
-        return arrays[0]
-    return distinct(np.concatenate([np.empty(0, "u4"), *arrays]))
-
-
-def _files_bytes(layers: Sequence[CutLayer]) -> int:
-    """Bytes of the distinct files of these layers."""
-    keys = np.concatenate([np.empty(0, "u8"), *(layer.files for layer in layers)])
-    keys.sort()
-    again = keys[1:][keys[1:] == keys[:-1]]  # a key for each copy beyond the first
-    del keys
-    total = sum(int(layer.sizes.sum(dtype="u8")) for layer in layers)
-    if not len(again):
-        return total
-    repeated = distinct(again)
-    sizes = np.zeros(len(repeated), "u8")
-    for layer in layers:
-        at = np.searchsorted(repeated, layer.files)
-        at[at == len(repeated)] = 0
-        is_repeated = repeated[at] == layer.files
-        sizes[at[is_repeated]] = layer.sizes[is_repeated]
-    return total - int(sizes[np.searchsorted(repeated, again)].sum(dtype="u8"))
+def _files(layers: Sequence[CutLayer], stacks: Sequence[Sequence[int]]) -> _Files:
+    numbered = number([layer.files for layer in layers])
+    walks = Stacks(numbered)
+    used = sorted({position for stack in stacks for position in stack})
+    total = sum(int(layers[at].sizes[new].sum(dtype="u8")) for at, new in walks.walk(used))
+    images = np.zeros(len(stacks), "i8")
+    repeated: list[list[tuple[int, int]]] = []
+    for image, stack in enumerate(stacks):
+        again = []
+        for position, is_new in walks.walk(stack):
+            fresh = int(layers[position].sizes[is_new].sum(dtype="u8"))
+            images[image] += fresh
+            again.append((position, int(layers[position].sizes.sum(dtype="u8")) - fresh))
+        repeated.append(again)
+    return _Files(total, images, repeated)

@@ -101,10 +101,12 @@ def layer_families(subject: Subject, comparison: Comparison) -> tuple[LayerFamil
     return tuple(sorted(found, key=lambda family: (-family.duplicated, family.layers)))
 
 
-def suggestions(subject: Subject, families: Sequence[LayerFamily]) -> tuple[Suggestion, ...]:
+def suggestions(
+    subject: Subject, comparison: Comparison, families: Sequence[LayerFamily]
+) -> tuple[Suggestion, ...]:
     """What could be done, that which saves most first."""
     found = [_of_family(family) for family in families]
-    found += _repeated_files(subject)
+    found += _repeated_files(subject, comparison)
     found += _package_caches(subject)
     return tuple(sorted(found, key=lambda one: (-one.saves, one.text))[:30])
 
@@ -126,21 +128,14 @@ def _of_family(family: LayerFamily) -> Suggestion:
     return Suggestion(kind, text, family.unpacked_duplicated, True, family.images)
 
 
-def _repeated_files(subject: Subject) -> list[Suggestion]:
+def _repeated_files(subject: Subject, comparison: Comparison) -> list[Suggestion]:
     """Layers that have files again which a layer below has: chown, chmod, or a copy of what is there."""
     wasted: dict[int, tuple[int, set[int]]] = {}
-    for image, stack in enumerate(subject.stacks):
-        below = np.empty(0, "u8")
-        for position in stack:
-            layer = subject.layers[position]
-            if len(below):
-                at = np.minimum(np.searchsorted(below, layer.files), len(below) - 1)
-                again = below[at] == layer.files
-                size = int(layer.sizes[again].sum(dtype="u8"))
-                if size >= _WORTH:
-                    least, images = wasted.get(position, (size, set()))
-                    wasted[position] = (min(least, size), images | {image})
-            below = distinct(np.concatenate([below, layer.files]))
+    for image, repeated in enumerate(comparison.repeated):
+        for position, size in repeated:
+            if size >= _WORTH:
+                least, images = wasted.get(position, (size, set()))
+                wasted[position] = (min(least, size), images | {image})
     return [
         Suggestion(
             "repeated-files",
