@@ -28,10 +28,9 @@ from isal import igzip_lib
 
 from layerstore.errors import MalformedInput, Unsupported
 from layerstore.formats import oci
+from layerstore.formats.zstdframes import FrameWalk, is_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from layerstore.digest import Readable
 
 __all__ = ["SNIFF_SIZE", "Compression", "Decoder", "compression_of", "open_decoder", "sniff"]
@@ -48,8 +47,6 @@ _ZSTD_WINDOW = 128 << 20  # zstd's own limit without --long=28 and more
 _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
 
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
-_ZSTD_MAGIC = 0xFD2FB528
-_ZSTD_SKIPPABLE = 0x184D2A50  # the low four bits are free
 _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
 
@@ -92,8 +89,7 @@ def sniff(head: bytes) -> Compression:
         return Compression.XZ
     if _BZIP2.match(head):
         return Compression.BZIP2
-    magic = int.from_bytes(head[:4], "little") if len(head) >= 4 else 0
-    if magic == _ZSTD_MAGIC or magic & ~0xF == _ZSTD_SKIPPABLE:
+    if is_frame(head):
         return Compression.ZSTD
     return Compression.NONE
 
@@ -378,89 +374,28 @@ class _Zstd:
 
 
 class _Frames(_Counting):
-    """Passes compressed bytes through and follows frames and blocks by their headers, without decoding them.
-
-    frame: magic[4] descriptor[1] (window, dictionary, content size)[1..13] block... checksum[0|4]
-    block: header[3] = last[1 bit] type[2 bits] size[21 bits], body
-    """
+    """Passes compressed bytes through, and sees to it that frames begin and end where they must."""
 
     def __init__(self, source: Readable, name: str) -> None:
         super().__init__(source, name)
-        self._count = 0
-        self._skip = 0  # bytes to pass over before the next header
-        self._head = b""  # the beginning of a header that the last input cut
-        self._next: Callable[[int], bool] = self._magic
-        self._wanted = 4  # size of the next header
-        self._checksum = 0
+        self._walk = FrameWalk()
 
     def read(self, size: int, /) -> bytes:
         """Give the source's bytes; raises MalformedInput when a frame does not begin or end where it must."""
         start = self.consumed
         data = self._more(size)
-        if not data and (not start or self._skip or self._head or self._next != self._magic):
+        if not data and not (start and self._walk.is_between):
             raise self._bad("truncated zstd data")
-        if (wrong := self._step(data)) is not None:
-            raise self._bad(_misplaced("zstd", self._count), start + wrong)
+        if (wrong := self._walk.step(data).wrong) is not None:
+            raise self._bad(_misplaced("zstd", self._walk.frames), start + wrong)
         return data
 
     def blame(self, error: Exception) -> MalformedInput:
         """The error for data that libzstd refuses; it may see a wrong magic before all of it is read."""
-        if self._next == self._magic and self._head:
-            return self._bad(_misplaced("zstd", self._count), self.consumed - len(self._head))
+        if self._walk.magic_seen:
+            wrong = self.consumed - self._walk.magic_seen
+            return self._bad(_misplaced("zstd", self._walk.frames), wrong)
         return self._bad(f"broken zstd data: {error}")
-
-    def _step(self, data: bytes) -> int | None:
-        """Follow more input; returns the offset in it of something that is no frame, else None."""
-        at, end = 0, len(data)
-        while True:
-            if self._skip:
-                passed = min(self._skip, end - at)
-                at += passed
-                self._skip -= passed
-            if at == end:
-                return None
-            head = self._head + data[at : at + self._wanted - len(self._head)]
-            at += len(head) - len(self._head)
-            if len(head) < self._wanted:
-                self._head = head
-                return None
-            self._head = b""
-            if not self._next(int.from_bytes(head, "little")):
-                return at - 4
-
-    def _magic(self, magic: int) -> bool:
-        if magic == _ZSTD_MAGIC:
-            self._next, self._wanted = self._descriptor, 1
-        elif magic & ~0xF == _ZSTD_SKIPPABLE:
-            self._next = self._skippable
-        else:
-            return False
-        return True
-
-    def _skippable(self, size: int) -> bool:
-        self._skip = size
-        self._end_frame()
-        return True
-
-    def _descriptor(self, descriptor: int) -> bool:
-        single = descriptor >> 5 & 1
-        content_size = (single, 2, 4, 8)[descriptor >> 6]
-        self._skip = content_size + (0, 1, 2, 4)[descriptor & 3] + (1 - single)
-        self._checksum = 4 if descriptor & 4 else 0
-        self._next, self._wanted = self._block, 3
-        return True
-
-    def _block(self, header: int) -> bool:
-        # A block of type 1 is one byte repeated; type 3 is reserved, and libzstd's to refuse.
-        self._skip = 1 if header >> 1 & 3 == 1 else header >> 3
-        if header & 1:
-            self._skip += self._checksum
-            self._end_frame()
-        return True
-
-    def _end_frame(self) -> None:
-        self._count += 1
-        self._next, self._wanted = self._magic, 4
 
 
 def _misplaced(kind: str, before: int) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from layerstore.chunking import DEFAULT_PARAMS, ChunkParams, cut_spans
 from layerstore.digest import DiffID, Digest, VerifyingReader
 from layerstore.errors import MalformedInput
 from layerstore.formats.codecs import Compression
-from layerstore.formats.tarsplit import Split
+from layerstore.formats.framesplit import FrameSplitter
 from layerstore.ingest.ahead import Ahead
 from layerstore.ingest.cutting import Expected, LayerCutter, chunk_starts, decode
 from layerstore.ingest.recipes import RecipeWriter
@@ -101,17 +102,23 @@ def ingest_blob(
     *,
     params: ChunkParams = DEFAULT_PARAMS,
 ) -> tuple[Stretch, ...]:
-    """Store a blob as it is; returns its stretches, whose chunks are flushed.
+    """Store a blob as it is, zstd cut where its frames end; returns its stretches, whose chunks are flushed.
 
     Raises: DigestMismatch: not the bytes that were promised.
     """
     wire = VerifyingReader(source, expected.digest, expected.size, expected.name)
     recipe = RecipeWriter(session)
-    carry = b""
+    splitter, carry = FrameSplitter(), b""
     with Ahead(decode(wire, Compression.NONE, expected, session.limits)) as decoded:
-        for block in decoded:
-            carry = _put_stretch(carry + block, True, session, recipe, params)
-    _put_stretch(carry, False, session, recipe, params)
+        for block in chain(decoded, [b""]):
+            data = carry + block
+            split = splitter.split(data, at_end=not block)
+            cuts = cut_spans(data, split.spans, split.is_open, params)
+            starts = chunk_starts(split.spans, cuts)
+            recipe.add(split, cuts, session.put_chunks(data, cuts.lengths, cuts.ids, starts))
+            uncut = sum(length for _, length in split.spans) - int(cuts.lengths.sum(dtype="u8"))
+            splitter.give_back(uncut)
+            carry = data[len(data) - uncut :]
     recipe.flush()
     session.flush()
     return recipe.stretches()
@@ -121,14 +128,3 @@ def ingest_document(data: bytes, session: WriteSession) -> Callable[[], tuple[St
     """Store a small blob (a manifest, a config); call the result for its stretches once the session has flushed."""
     numbers = session.put_bytes(data)
     return lambda: (Stretch(tuple(session.numbers_of(numbers).tolist()), ()),)
-
-
-def _put_stretch(
-    data: bytes, is_open: bool, session: WriteSession, recipe: RecipeWriter, params: ChunkParams
-) -> bytes:
-    """Cut and store bytes without structure; returns what has to come again."""
-    spans = [(0, len(data))] if data else []
-    cuts = cut_spans(data, spans, is_open, params)
-    numbers = session.put_chunks(data, cuts.lengths, cuts.ids, chunk_starts(spans, cuts))
-    recipe.add(Split(b"", spans, [0] * len(spans), 0, [], is_open, len(data)), cuts, numbers)
-    return data[int(cuts.lengths.sum(dtype="u8")) :]
