@@ -6,6 +6,7 @@
 #ifndef LAYERSTORE_DEFLATE_H
 #define LAYERSTORE_DEFLATE_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -57,6 +58,28 @@ static inline uint32_t deflate_match_distance(deflate_token token) {
 /* Plain bytes that a token stands for. */
 static inline uint32_t deflate_extent(deflate_token token) {
     return token & DEFLATE_MATCH ? deflate_match_length(token) : 1;
+}
+
+/* Plain bytes that `count` tokens stand for. */
+static inline size_t deflate_extents(const deflate_token *tokens, size_t count) {
+    size_t sum = count;
+    for (size_t i = 0; i < count; i++) { /* without branches */
+        sum += (((tokens[i] >> 16) & 255) + DEFLATE_MIN_MATCH - 1) & (0 - (tokens[i] >> 31));
+    }
+    return sum;
+}
+
+/* How many tokens are the same, up to `count`. */
+static inline size_t deflate_same(const deflate_token *a, const deflate_token *b, size_t count) {
+    enum { TOGETHER = 8 };
+    size_t same = 0;
+    while (same + TOGETHER <= count && memcmp(a + same, b + same, TOGETHER * sizeof *a) == 0) {
+        same += TOGETHER;
+    }
+    while (same < count && a[same] == b[same]) {
+        same++;
+    }
+    return same;
 }
 
 /* Code of a length, from 0: four codes for each power of two. */

@@ -552,21 +552,40 @@ deflate_token table_predict(table_model *model, uint32_t at) {
     return is_start ? model->tokens[model->cursor] : model->data[at];
 }
 
+/* Tokens of the block in hand that are those predicted from `at` on, `most` at most; 0 too where none begins there. */
+static size_t planned(const table_model *model, uint32_t at, size_t most) {
+    size_t left = model->cursor_at == at ? model->count - model->cursor : 0;
+    return left < most ? left : most;
+}
+
+/* Go behind the next `count` planned tokens; returns where that is. */
+static uint32_t pass(table_model *model, size_t count) {
+    const deflate_token *tokens = model->tokens + model->cursor;
+    model->cursor += (uint32_t)count;
+    model->cursor_at = model->cursor == model->count
+                           ? (uint32_t)model->to
+                           : model->cursor_at + (uint32_t)deflate_extents(tokens, count);
+    return model->cursor_at;
+}
+
 size_t table_confirm(table_model *model, size_t *at, const deflate_token *tokens, size_t count) {
     size_t done = 0;
-    while (done < count && tokens[done] == table_predict(model, (uint32_t)*at)) {
-        *at += deflate_extent(tokens[done++]);
-        if (model->cursor_at != *at - deflate_extent(tokens[done - 1])) {
-            continue;
+    while (done < count) {
+        move_to(model, (uint32_t)*at);
+        size_t most = planned(model, (uint32_t)*at, count - done);
+        if (most) {
+            size_t same = deflate_same(tokens + done, model->tokens + model->cursor, most);
+            *at = pass(model, same);
+            done += same;
+            if (same < most) {
+                break;
+            }
+        } else if (tokens[done] == model->data[*at]) {
+            (*at)++;
+            done++;
+        } else {
+            break;
         }
-        model->cursor++;
-        model->cursor_at = (uint32_t)*at;
-        while (done < count && model->cursor < model->count &&
-               tokens[done] == model->tokens[model->cursor]) {
-            *at += deflate_extent(tokens[done++]);
-            model->cursor++;
-        }
-        model->cursor_at = (uint32_t)*at;
     }
     return done;
 }
@@ -575,13 +594,21 @@ size_t table_produce(table_model *model, size_t *at, deflate_token *tokens, size
                      size_t end) {
     size_t done = 0;
     while (done < count && *at < end) {
-        deflate_token token = table_predict(model, (uint32_t)*at);
-        uint32_t extent = deflate_extent(token);
-        if (extent > end - *at) {
-            break;
+        move_to(model, (uint32_t)*at);
+        size_t most = planned(model, (uint32_t)*at, count - done);
+        if (most && (size_t)model->to > end) { /* some of them may be too long */
+            most = deflate_extent(model->tokens[model->cursor]) <= end - *at;
+            if (!most) {
+                break;
+            }
         }
-        tokens[done++] = token;
-        *at += extent;
+        if (most) {
+            memcpy(tokens + done, model->tokens + model->cursor, most * sizeof *tokens);
+            *at = pass(model, most);
+            done += most;
+        } else {
+            tokens[done++] = model->data[(*at)++];
+        }
     }
     return done;
 }

@@ -15,10 +15,17 @@ enum {
     MANY_ZEROS = 18,
 };
 
+/* How often each literal, and each length; each code of a distance: in the second row, those of matches. */
+typedef struct {
+    uint32_t symbols[2][256], distances[2][DEFLATE_DISTANCES];
+} raw_counts;
+
 struct huffman {
     uint32_t literals[DEFLATE_LITERALS], distances[DEFLATE_DISTANCES];
+    raw_counts raw[2];
+    uint8_t distance_code[512]; /* of distances - 1 below 256, and then of each 128 */
     /* Go: package-merge. Leaves by frequency; level by level the weights, and which of them are leaves. */
-    uint64_t leaves[DEFLATE_LITERALS];
+    uint64_t leaves[DEFLATE_LITERALS], sorting[DEFLATE_LITERALS];
     uint64_t weights[2][2 * DEFLATE_LITERALS];
     uint8_t is_leaf[DEFLATE_MAX_BITS][2 * DEFLATE_LITERALS];
     /* zlib: a heap of nodes by frequency and depth. */
@@ -29,7 +36,12 @@ struct huffman {
 };
 
 huffman *huffman_new(void) {
-    return malloc(sizeof(huffman));
+    huffman *space = malloc(sizeof(huffman));
+    for (uint32_t i = 0; space && i < 256; i++) {
+        space->distance_code[i] = (uint8_t)deflate_distance_code(i + 1);
+        space->distance_code[256 + i] = (uint8_t)deflate_distance_code((i << 7) + 1);
+    }
+    return space;
 }
 
 void huffman_free(huffman *space) {
@@ -54,19 +66,33 @@ int bit_writer_reserve(bit_writer *writer, size_t bytes) {
 
 /* ---- Go: optimal lengths up to a limit; of equal weights, a package comes before a leaf. ---- */
 
-static int by_value(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
+/* Sort by frequency, byte by byte; equal ones stay in order. */
+static void sort_leaves(huffman *space, unsigned count, uint32_t highest) {
+    for (unsigned shift = 16; highest; shift += 8, highest >>= 8) {
+        uint16_t ends[256] = {0};
+        for (unsigned i = 0; i < count; i++) {
+            ends[(space->leaves[i] >> shift) & 255]++;
+        }
+        for (unsigned i = 1; i < 256; i++) {
+            ends[i] = (uint16_t)(ends[i] + ends[i - 1]);
+        }
+        for (unsigned i = count; i--;) {
+            space->sorting[--ends[(space->leaves[i] >> shift) & 255]] = space->leaves[i];
+        }
+        memcpy(space->leaves, space->sorting, count * sizeof *space->leaves);
+    }
 }
 
 static unsigned sorted_leaves(huffman *space, const uint32_t *frequencies, unsigned count) {
     unsigned used = 0;
+    uint32_t highest = 0;
     for (unsigned i = 0; i < count; i++) {
         if (frequencies[i]) {
             space->leaves[used++] = (uint64_t)frequencies[i] << 16 | i;
+            highest = frequencies[i] > highest ? frequencies[i] : highest;
         }
     }
-    qsort(space->leaves, used, sizeof *space->leaves, by_value);
+    sort_leaves(space, used, highest);
     return used;
 }
 
@@ -211,23 +237,34 @@ static unsigned heap_lengths(huffman *space, const uint32_t *frequencies, unsign
     return (unsigned)highest;
 }
 
-/* Returns whether there are matches. */
+/* Without a branch on what a token is, which no processor foresees: literals and lengths in one table, distances in another,
+ * where those of literals are a row that nobody reads. Tokens take turns in two pairs of them, so that an increment
+ * does not wait for the one before. Returns whether there are matches. */
 static int count_codes(huffman *space, const deflate_token *tokens, size_t count) {
+    memset(space->raw, 0, sizeof space->raw);
+    for (size_t i = 0; i < count; i++) {
+        deflate_token token = tokens[i];
+        unsigned is_match = token >> 31, value = token & (DEFLATE_WINDOW - 1);
+        unsigned near = space->distance_code[value & 255], far = space->distance_code[256 + (value >> 7)];
+        raw_counts *counts = &space->raw[i & 1];
+        counts->symbols[is_match][(is_match ? token >> 16 : token) & 255]++;
+        counts->distances[is_match][value < 256 ? near : far]++;
+    }
+    const raw_counts *a = &space->raw[0], *b = &space->raw[1];
     memset(space->literals, 0, sizeof space->literals);
     memset(space->distances, 0, sizeof space->distances);
-    int has_match = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (tokens[i] & DEFLATE_MATCH) {
-            has_match = 1;
-            unsigned length = deflate_length_code(deflate_match_length(tokens[i]));
-            space->literals[DEFLATE_END + 1 + length]++;
-            space->distances[deflate_distance_code(deflate_match_distance(tokens[i]))]++;
-        } else {
-            space->literals[tokens[i] & 255]++;
-        }
+    uint32_t matches = 0;
+    for (unsigned i = 0; i < 256; i++) {
+        uint32_t lengths = a->symbols[1][i] + b->symbols[1][i];
+        space->literals[i] = a->symbols[0][i] + b->symbols[0][i];
+        space->literals[DEFLATE_END + 1 + deflate_length_code(i + DEFLATE_MIN_MATCH)] += lengths;
+        matches += lengths;
+    }
+    for (unsigned i = 0; i < DEFLATE_DISTANCES; i++) {
+        space->distances[i] = a->distances[1][i] + b->distances[1][i];
     }
     space->literals[DEFLATE_END]++;
-    return has_match;
+    return matches != 0;
 }
 
 void huffman_lengths(huffman *space, enum huffman_style style, const deflate_token *tokens,

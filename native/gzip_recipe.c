@@ -291,15 +291,9 @@ static void encode_block_header(recipe_state *state, const deflate_segment *segm
 }
 
 /* Whether the block has the tokens that one is expected to have: as many as usual, or up to where blocks end. */
-static int is_usual_count(const recipe_state *state, const deflate_token *tokens, size_t count) {
-    size_t end = usual_end(state), at = state->at;
-    for (size_t i = 0; i < count; i++) {
-        if (i == state->usual || at >= end) {
-            return 0;
-        }
-        at += deflate_extent(tokens[i]);
-    }
-    return at == end || (count == state->usual && at < end);
+static int is_usual_count(const recipe_state *state, size_t count, size_t plain) {
+    size_t end = usual_end(state), left = end > state->at ? end - state->at : 0;
+    return plain == left ? count <= state->usual : plain < left && count == state->usual;
 }
 
 static int note_miss(recipe_state *state, size_t count, size_t index, deflate_token predicted) {
@@ -316,10 +310,10 @@ static int note_miss(recipe_state *state, size_t count, size_t index, deflate_to
     return 0;
 }
 
-static int encode_tokens(recipe_state *state, const deflate_token *tokens, size_t count) {
+static int encode_tokens(recipe_state *state, const deflate_token *tokens, size_t count, size_t plain) {
     recipe_coder *code = &state->code;
     size_t misses = 0;
-    unsigned is_usual = (unsigned)is_usual_count(state, tokens, count);
+    unsigned is_usual = (unsigned)is_usual_count(state, count, plain);
     if (!code_bit(state, &code->bits.usual_count, is_usual)) {
         code_number(state, &code->numbers.count, (uint32_t)count);
         learn_usual(state, count);
@@ -359,7 +353,7 @@ static int encode_block(recipe_state *state, const deflate_segment *segment,
         state->at += event->plain;
         return 0;
     }
-    if (encode_tokens(state, tokens, event->tokens)) {
+    if (encode_tokens(state, tokens, event->tokens, event->plain)) {
         return -1;
     }
     if (event->type == DEFLATE_DYNAMIC) {
