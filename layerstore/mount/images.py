@@ -134,7 +134,7 @@ def _known_images(store: Store, places: Places, key: str, *, with_data: bool) ->
         wanted = {places.meta_image(key): bytes.fromhex(facts["image"])}
         names_hash = bytes.fromhex(facts["names"])
         has_data = bool(facts["has_data"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, OverflowError, TypeError):
         return None
     if with_data and not has_data:
         return None

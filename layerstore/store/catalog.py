@@ -248,7 +248,7 @@ def _record(data: bytes) -> Iterator[dict[str, Any]]:
     """A record's document; what is wrong with it is damage of ours, as LMDB has no checksums."""
     try:
         yield json.loads(data)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise CorruptStore(f"a record of the catalog is damaged: {error!r}") from error
 
 

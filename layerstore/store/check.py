@@ -404,5 +404,5 @@ def _load(path: Path) -> _Reached | None:
             set(map(int, document["bad"])),
             {str(key): str(value) for key, value in document["wrong"].items()},
         )
-    except (AttributeError, LookupError, OSError, TypeError, ValueError):
+    except (AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError):
         return None

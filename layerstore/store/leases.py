@@ -160,5 +160,5 @@ def _load(data: bytes) -> LeaseRecord:
             int(document["created_ns"]),
             int(document["expires_ns"]),
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise CorruptStore(f"the record of a lease is damaged: {error}") from error

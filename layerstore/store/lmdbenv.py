@@ -121,9 +121,10 @@ def translated(folder: Path) -> Iterator[None]:
         lmdb.BadTxnError,  # what a transaction answers that has met damage before
         lmdb.BadDbiError,
         lmdb.NotFoundError,  # a whole table
+        lmdb.IncompatibleError,  # a table of another kind than all of ours
     ) as error:
         raise CorruptStore(f"the store's tables are damaged: {error}") from error
-    except (lmdb.VersionMismatchError, lmdb.IncompatibleError) as error:
+    except lmdb.VersionMismatchError as error:
         raise Unsupported(f"the store's tables need another LMDB: {error}") from error
     except lmdb.Error as error:
         raise _system_error(error, folder) from error

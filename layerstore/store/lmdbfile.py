@@ -22,6 +22,7 @@ import numpy as np
 from layerstore.errors import CorruptStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["check_pages", "check_size", "newest_transaction"]
@@ -45,7 +46,7 @@ _NONE = (1 << 64) - 1  # the root of an empty table
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 1, 2, 4, 8
 _DIRTY = 0x10  # of a page that its transaction has written; without meaning on disk
 _BIG, _TABLE = 1, 2  # flags of a node
-_INTEGER = 8  # flag of a table
+_INTEGER = 8  # flag of a table whose keys are native integers: the free list
 _TRIES = 5
 
 _ADVICE = "run `layerstore repair`, which makes them again from the journal"
@@ -54,7 +55,7 @@ _ADVICE = "run `layerstore repair`, which makes them again from the journal"
 class _Tree(NamedTuple):
     """A table as its `MDB_db` counts it."""
 
-    is_numbered: bool  # its keys are native integers
+    flags: int
     depth: int
     branches: int
     leaves: int
@@ -84,17 +85,16 @@ def check_size(path: Path) -> None:
         meta = _newest_meta(fd)
         if os.fstat(fd).st_size < (meta.last_page + 1) * meta.page_size:
             # That alone is no damage: pages that a transaction took and did not need are never written.
-            for _ in _Walk(fd, meta).problems():
-                raise CorruptStore(f"the store's tables are cut short; {_ADVICE}")
-        _check_directory(fd, meta)
+            _check(fd, meta, _Walk.problems)
+        _check(fd, _newest_meta(fd), _Walk.directory_problems)
     finally:
         os.close(fd)
 
 
-def _check_directory(fd: int, meta: _Meta) -> None:
-    """The pages that say where each table is, which LMDB reads to open them. Without a transaction, so that they may change."""
+def _check(fd: int, meta: _Meta, problems: Callable[[_Walk], list[str]]) -> None:
+    """Look at pages without a transaction, so that they may change meanwhile. Raises: CorruptStore."""
     for _ in range(_TRIES):
-        if not _Walk(fd, meta).directory_problems():
+        if not problems(_Walk(fd, meta)):
             return
         before, meta = meta, _newest_meta(fd)
         if before.transaction == meta.transaction:
@@ -160,7 +160,7 @@ def _read_meta(fd: int, at: int) -> _Meta | None:
 
 def _tree_of(data: bytes, at: int) -> _Tree:
     _, flags, depth, branches, leaves, overflows, entries, root = _DB.unpack_from(data, at)
-    return _Tree(bool(flags & _INTEGER), depth, branches, leaves, overflows, entries, root)
+    return _Tree(flags, depth, branches, leaves, overflows, entries, root)
 
 
 class _Child(NamedTuple):
@@ -180,6 +180,7 @@ class _Walk:
     meta: _Meta
     pages: int = 0
     overflows: int = 0  # pages of long values so far
+    unwritten: int = 0  # pages on the free list that lie behind the file's end
     seen: bytearray = field(
         default_factory=bytearray
     )  # one for each page: met in use, or on the free list
@@ -195,10 +196,15 @@ class _Walk:
         lost = self.seen[: self.meta.last_page + 1].count(0)
         if lost and not self.found:
             self.found.append(f"{lost} pages of the tables are neither in use nor free")
+        behind = max(self.meta.last_page + 1 - self.pages, 0)
+        if behind != self.unwritten and not self.found:
+            self.found.append(
+                "the file of the tables is shorter, or their last page another, than is said"
+            )
         return self.found
 
     def directory_problems(self) -> list[str]:
-        """The same of the one tree that leads to the tables, and of where it says that they begin."""
+        """The same of the one tree that leads to the tables, which LMDB reads to open them, and of their first pages."""
         self.pages = os.fstat(self.fd).st_size // self.meta.page_size
         self.seen = bytearray(self.pages)
         for table in self._tree(self.meta.main, is_free_list=False):
@@ -278,7 +284,7 @@ class _Walk:
     def _check_order(self, child: _Child, keys: list[bytes], tree: _Tree) -> None:
         bounds = [child.low, *keys, child.high]
         known = [key for key in bounds if key is not None]
-        if tree.is_numbered:
+        if tree.flags & _INTEGER:
             known = [key[::-1] for key in known]
         # The first key of a leaf may be the one that leads to it.
         first = known[0] == known[1] if child.low is not None and len(known) > 1 else False
@@ -299,6 +305,8 @@ class _Walk:
                 value = self._overflow(int.from_bytes(value, "little"), length)
             elif flags & _TABLE and len(value) == _DB.size:
                 tables.append(_tree_of(value, 0))
+                if tables[-1].flags:
+                    self.found.append("a table is of another kind than layerstore's")
             elif len(value) != length:
                 self.found.append("a row of the tables goes on behind its page")
             if is_free_list:
@@ -316,6 +324,8 @@ class _Walk:
                 self.found.append(f"page {number} of the tables is free but does not exist")
             elif number < self.pages:
                 self._meet(number)
+            else:
+                self.unwritten += 1
 
     def _overflow(self, number: int, length: int) -> bytes:
         page = self._page(number)
@@ -337,7 +347,7 @@ class _Walk:
 
     def _page(self, number: int) -> bytes | None:
         """A page that is in use, unless that cannot be."""
-        if number >= self.pages:
+        if number >= self.pages or number > self.meta.last_page:
             self.found.append(f"page {number} of the tables lies behind the end of the file")
             return None
         if not self._meet(number):

@@ -157,5 +157,5 @@ def _record(value: bytes) -> MountRecord:
         document["diff_ids"] = tuple(map(str, document["diff_ids"]))
         document["data"] = tuple(map(int, document["data"]))
         return MountRecord(**document)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise CorruptStore(f"the record of a mount is damaged: {error!r}") from error

@@ -160,7 +160,7 @@ class ChunkReader:
     def _decode(self, places: npt.NDArray[np.void]) -> list[bytes | memoryview | None]:
         """Read and check frames that lie close together; None for a damaged one."""
         base = int(places["address"][0])
-        end = int(places["address"][-1]) + int(places["encoded"][-1])
+        end = int((places["address"] + places["encoded"]).max())  # damaged ones may overlap
         self._pace(end - base)
         data = self._chunkfile.read(base, end - base)
         segments = np.stack([places["address"] - np.uint64(base), places["encoded"]], axis=1)

@@ -268,5 +268,5 @@ def _load(data: bytes) -> SessionRecord:
             bool(document.get("holds_all", False)),
             int(document.get("numbers_from", 1)),
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise CorruptStore(f"the record of a session is damaged: {error}") from error

@@ -270,5 +270,5 @@ def _load(data: bytes) -> SnapshotRecord:
             size=int(document["size"]),
             inodes=int(document["inodes"]),
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise CorruptStore(f"the record of a snapshot is damaged: {error!r}") from error

@@ -244,10 +244,6 @@ def _folded(ids: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
 def _check_space(store: Store, txn: Transaction) -> Iterator[Damage]:
     """No two frames overlap, and none lies in free space or in what a session has still to write."""
     size = store.chunkfile.size(txn)
-    if (
-        size % SEGMENT
-    ):  # the file itself may be shorter after a crash, where nothing was committed yet
-        yield Damage("space", "", f"{size} is no size of a chunk file")
     free = list(store.chunkfile.free_extents(txn))
     reserved = [
         Extent(until, end)
@@ -260,6 +256,10 @@ def _check_space(store: Store, txn: Transaction) -> Iterator[Damage]:
     reusable = {unpack_u64(key) for key, _ in store.database.items(txn, "reusable")}
     if reusable - {one.start for one in free if one.end - one.start >= WORTH_REUSING}:
         yield Damage("space", "", "where writers find room is not what is free")
+    # A crash may undo the growth of the file, where nothing was committed yet: that is free, or a session's.
+    ours = (store.layout.chunks.stat().st_size, *(end for _, end in (*free, *reserved)))
+    if size % SEGMENT or size > -(-max(ours) // SEGMENT) * SEGMENT:
+        yield Damage("space", "", f"{size} is no size of this chunk file")
     runs = [run[["address", "encoded"]] for _, run in store.index.runs(txn)]
     places = np.unique(np.concatenate(runs)) if runs else np.empty(0, PLACE)  # several may be one
     taken = np.array([*free, *reserved], "i8").reshape(-1, 2)

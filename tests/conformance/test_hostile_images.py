@@ -13,6 +13,7 @@ from layerstore.api import open_store
 from layerstore.snapshots import Snapshots
 from layerstore.snapshots.plainfiles import PlainLowers
 from tests.support.archive_builders import Image, docker_archive_of
+from tests.support.snapshots import unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,7 @@ def store(tmp_path: Path, outside: Path) -> Iterator[LayerStore]:
     with open_store(tmp_path / "store") as opened:
         opened.load(archive)
         yield opened
+    unmount_below(tmp_path)
 
 
 def _stack(store: LayerStore, name: str) -> list[DiffID]:

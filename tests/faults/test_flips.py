@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from layerstore.store.database import TABLES
 from tests.faults.flips.flipping import FILES, Flip, Outcome, World, flip_all, make_world
 
 _MEMORY = Path("/dev/shm")
@@ -40,3 +41,27 @@ def test_every_byte_of_a_frame_and_of_the_journal_matters(world: World) -> None:
         found = flip_all(world, flips, Path(folder))
     assert found.violations == []
     assert {outcome for _, outcome in found.counts} == {Outcome.HEALED}
+
+
+@pytest.mark.slow
+def test_numbers_of_the_tables_that_steer_whoever_reads_them(world: World) -> None:
+    """Those that once ended in something else than an error of layerstore's, or in a repair that was refused."""
+    name = "meta/data.mdb"
+    data = (world.root / name).read_bytes()
+    page = int.from_bytes(data[40:44], "little")
+    last_page = [top + 136 + byte for top in (0, page) for byte in range(8)]
+    flags = [_behind(data, bytes((2, 0, len(table), 0)) + table.encode(), 4) for table in TABLES]
+    file_size = [_behind(data, b"file_size", byte) for byte in range(8)]
+    flips = [Flip(name, at, 0xC9) for at in (*last_page, *flags, *file_size)]
+    # A digit that becomes an `e` makes a number that no integer is.
+    created = _behind(data, b'"created_ns":', 0)
+    flips += [Flip(name, at, data[at] ^ ord("e")) for at in range(created + 1, created + 18)]
+    with _folder() as folder:
+        found = flip_all(world, flips, Path(folder))
+    assert found.violations == []
+    assert found.counts[name, Outcome.HEALED] >= len(flags) + len(file_size)
+
+
+def _behind(data: bytes, what: bytes, distance: int) -> int:
+    assert what in data
+    return data.index(what) + len(what) + distance
