@@ -9,19 +9,29 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from layerstore import kernels
+from layerstore.mount.mountinfo import read_mountinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A busy machine is no finding. CI tries the same examples each time, so that it fails for a change and not by luck.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Started in the background or under nohup, this process ignores them, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _REQUIRE_CLIENTS = os.environ.get("LAYERSTORE_REQUIRE_CLIENTS") == "1"
 _CAP_SYS_ADMIN = 21  # linux/capability.h
@@ -93,3 +103,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("LAYERSTORE_") and name not in _KEPT:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A mount that outlives its test keeps a store, loops and memory; the path says which test it was."""
+    yield
+    base = f"{tmp_path_factory.getbasetemp()}/"
+    left = [entry.target for entry in read_mountinfo() if entry.target.startswith(base)]
+    for target in reversed(left):
+        subprocess.run(["umount", "--lazy", "--", target], check=False)
+    assert not left, "tests left these mounts behind"

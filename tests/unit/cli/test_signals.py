@@ -3,28 +3,16 @@ from __future__ import annotations
 import select
 import signal
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.cli import signals
 from layerstore.cli.signals import Stopped, stopping_on_signals, wake_descriptor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture(autouse=True)
 def _fresh_wake_pipe() -> None:
     signals._wake_pipe.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _default_hangup() -> Iterator[None]:
-    """Under nohup the tests begin with a hangup that is ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
