@@ -13,43 +13,25 @@ from layerstore.merge import merge
 from layerstore.rootfstar import export_tar
 from layerstore.store.store import Store
 from layerstore.tree import Kind
-from layerstore.view import View, layer_tree, open_view
+from layerstore.view import View, layer_tree
 from tests.support.layers import put
-from tests.support.tars import END, as_tarfile_says, entry, noise, old_sparse, pax
-from tests.support.trees import Item, device, directory, file, hardlink, layer_of, shown, symlink
+from tests.support.tars import as_tarfile_says
+from tests.support.trees import device, directory, file, hardlink, layer_of, shown, symlink
+from tests.support.views import (
+    BASE,
+    LARGE,
+    TOP,
+    NoContents,
+    sparse_bytes,
+    tree_view,
+    view_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
-
-_LARGE = noise(700_000, 1) + bytes(300_000) + b"words " * 100_000
-_SPARSE = [(5000, noise(4000, 2)), (600_000, noise(9000, 3))]
-_SPARSE_SIZE = 1 << 20
-_BASE = b"".join(
-    (
-        entry(b"./", typeflag=b"5", mode=0o755),
-        entry(b"etc/hosts", b"127.0.0.1 localhost\n", uid=7, gid=8, mode=0o640),
-        entry(b"etc/gone", b"x"),
-        entry(b"large", _LARGE),
-        old_sparse(b"sparse", _SPARSE, _SPARSE_SIZE),
-        entry(b"empty"),
-        entry(b"hard", typeflag=b"1", link=b"large"),
-        entry(b"dev/null", typeflag=b"3", device=(1, 3)),
-        entry(b"run/pipe", typeflag=b"6"),
-        entry(b"caf\xe9", b"latin"),
-        END,
-    )
-)
-_TOP = b"".join(
-    (
-        entry(b"etc/.wh.gone"),
-        entry(b"bin", typeflag=b"2", link=b"usr/bin"),
-        pax([(b"SCHILY.xattr.user.note", b"a=b\n"), (b"mtime", b"-1.25")]) + entry(b"note", b"n"),
-        END,
-    )
-)
 
 
 @pytest.fixture(scope="module")
@@ -60,35 +42,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def view(store: Store) -> View:
-    return _view(store, _BASE, _TOP)
-
-
-def _view(store: Store, *tars: bytes) -> View:
-    return open_view(store, [put(store, tar).diff_id for tar in tars])
-
-
-def _tree_view(*items: Item) -> View:
-    """A view for what needs no contents."""
-    return View(merge([layer_of(*items)]), _NoContents())
-
-
-class _NoContents:
-    def read(self, numbers: npt.NDArray[np.uint64], /) -> Sequence[bytes]:
-        assert not len(numbers)
-        return []
-
-
-def _sparse_bytes() -> bytes:
-    data = bytearray(_SPARSE_SIZE)
-    for offset, part in _SPARSE:
-        data[offset : offset + len(part)] = part
-    return bytes(data)
+    return view_of(store, BASE, TOP)
 
 
 def test_an_export_is_the_same_image_again(store: Store, view: View) -> None:
     tar = b"".join(export_tar(view))
     assert len(tar) % 512 == 0
-    again = _view(store, tar)
+    again = view_of(store, tar)
     assert _without_extents(again) == _without_extents(view)
     for path, inode in view.tree.walk():
         if view.tree.kind(inode) is Kind.FILE:
@@ -102,9 +62,9 @@ def _without_extents(view: View) -> dict[bytes, object]:
 
 def test_an_export_is_what_other_tar_readers_see(view: View) -> None:
     said = {seen.path: (seen, data) for seen, data in as_tarfile_says(b"".join(export_tar(view)))}
-    assert said[b"hard"][1] == _LARGE, "the first name in order has the content"
+    assert said[b"hard"][1] == LARGE, "the first name in order has the content"
     assert said[b"large"][0].link == b"hard"
-    assert said[b"sparse"][1] == _sparse_bytes()
+    assert said[b"sparse"][1] == sparse_bytes()
     note = said[b"note"][0]
     assert (note.mtime, note.nsec) == (-2, 750_000_000)
     assert note.xattrs == {b"user.note": b"a=b\n"}
@@ -123,14 +83,14 @@ def test_an_export_says_what_ustar_cannot(store: Store) -> None:
         file(b"x", xattrs={b"user.n" + bytes([65 + n]): b"v" * n for n in range(20)}),
     ]
     tree = merge([layer_of(*items)])
-    tar = b"".join(export_tar(View(tree, _NoContents())))
+    tar = b"".join(export_tar(View(tree, NoContents())))
     assert shown(merge([layer_tree(store, put(store, tar).diff_id)])) == shown(tree)
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         assert len(archive.getmembers()) == len(tree.names) + 1
 
 
 def test_an_export_refuses_what_pax_cannot_say() -> None:
-    view = _tree_view(file(b"x", xattrs={b"user.a=b": b"1"}))
+    view = tree_view(file(b"x", xattrs={b"user.a=b": b"1"}))
     with pytest.raises(Unsupported, match="x"):
         b"".join(export_tar(view))
 
@@ -140,13 +100,13 @@ def test_pax_records_of_every_length_count_themselves(store: Store) -> None:
         file(b"f%d" % n, xattrs={b"user.x": b"v" * n}) for n in (*range(70, 100), *range(960, 1000))
     ]
     tree = merge([layer_of(*items)])
-    tar = b"".join(export_tar(View(tree, _NoContents())))
+    tar = b"".join(export_tar(View(tree, NoContents())))
     assert shown(merge([layer_tree(store, put(store, tar).diff_id)])) == shown(tree)
 
 
 def test_deep_trees_are_no_recursion() -> None:
     deep = b"/".join([b"d"] * 2000)
-    tar = b"".join(export_tar(_tree_view(directory(deep))))
+    tar = b"".join(export_tar(tree_view(directory(deep))))
     assert as_tarfile_says(tar)[-1][0].path.strip(b"/") == deep
 
 

@@ -24,15 +24,21 @@ from layerstore.view import (
     View,
     open_view,
 )
-from tests.support.layers import put
-from tests.support.tars import END, entry, noise, old_sparse, pax
 from tests.support.trees import (
-    Item,
     directory,
     file,
     item,
     layer_of,
     symlink,
+)
+from tests.support.views import (
+    BASE,
+    LARGE,
+    SPARSE_SIZE,
+    TOP,
+    sparse_bytes,
+    tree_view,
+    view_of,
 )
 
 if TYPE_CHECKING:
@@ -40,39 +46,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-
-_LARGE = noise(700_000, 1) + bytes(300_000) + b"words " * 100_000
-_SPARSE = [(5000, noise(4000, 2)), (600_000, noise(9000, 3))]
-_SPARSE_SIZE = 1 << 20
-_BASE = b"".join(
-    (
-        entry(b"./", typeflag=b"5", mode=0o755),
-        entry(b"etc/", typeflag=b"5", mode=0o755, mtime=77),
-        entry(b"etc/hosts", b"127.0.0.1 localhost\n", uid=7, gid=8, mode=0o640),
-        entry(b"etc/gone", b"x"),
-        entry(b"large", _LARGE),
-        old_sparse(b"sparse", _SPARSE, _SPARSE_SIZE),
-        entry(b"empty"),
-        entry(b"hard", typeflag=b"1", link=b"large"),
-        entry(b"dev/null", typeflag=b"3", device=(1, 3)),
-        entry(b"run/pipe", typeflag=b"6"),
-        entry(b"caf\xe9", b"latin"),
-    )
-)
-_TOP = b"".join(
-    (
-        entry(b"etc/.wh.gone"),
-        entry(b"bin", typeflag=b"2", link=b"usr/bin"),
-        entry(b"usr/bin/sh", b"#!"),
-        entry(b"etc/escape", typeflag=b"2", link=b"../../../../etc/hosts"),
-        entry(b"etc/absolute", typeflag=b"2", link=b"/etc/hosts"),
-        entry(b"etc/loop", typeflag=b"2", link=b"loop2"),
-        entry(b"etc/loop2", typeflag=b"2", link=b"loop"),
-        entry(b"etc/dangling", typeflag=b"2", link=b"nothing"),
-        entry(b"etc/up", typeflag=b"2", link=b".."),
-        pax([(b"SCHILY.xattr.user.note", b"a=b\n"), (b"mtime", b"-1.25")]) + entry(b"note", b"n"),
-    )
-)
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +56,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def view(store: Store) -> View:
-    return _view(store, _BASE + END, _TOP + END)
-
-
-def _view(store: Store, *tars: bytes) -> View:
-    return open_view(store, [put(store, tar).diff_id for tar in tars])
-
-
-def _tree_view(*items: Item) -> View:
-    """A view for what needs no contents."""
-    return View(merge([layer_of(*items)]), _NoContents())
-
-
-class _NoContents:
-    def read(self, numbers: npt.NDArray[np.uint64], /) -> Sequence[bytes]:
-        assert not len(numbers)
-        return []
-
-
-def _sparse_bytes() -> bytes:
-    data = bytearray(_SPARSE_SIZE)
-    for offset, part in _SPARSE:
-        data[offset : offset + len(part)] = part
-    return bytes(data)
+    return view_of(store, BASE, TOP)
 
 
 def test_files_have_their_contents(view: View) -> None:
-    assert view.read_bytes("/large") == _LARGE
-    assert view.read_bytes("hard") == _LARGE
-    assert view.read_bytes("sparse") == _sparse_bytes()
+    assert view.read_bytes("/large") == LARGE
+    assert view.read_bytes("hard") == LARGE
+    assert view.read_bytes("sparse") == sparse_bytes()
     assert view.read_bytes("empty") == b""
     assert view.read_bytes(b"caf\xe9") == view.read_bytes("caf\udce9") == b"latin"
     assert view.read_bytes(PurePosixPath("etc") / "hosts") == b"127.0.0.1 localhost\n"
@@ -143,12 +94,12 @@ def test_any_range_of_a_file_can_be_read(view: View, path: str) -> None:
 
 def test_an_open_file_reads_and_seeks_as_any_other(view: View) -> None:
     with view.open("large") as file_:
-        assert file_.read(10) == _LARGE[:10]
-        assert file_.seek(-10, os.SEEK_END) == len(_LARGE) - 10
-        assert file_.read() == _LARGE[-10:]
+        assert file_.read(10) == LARGE[:10]
+        assert file_.seek(-10, os.SEEK_END) == len(LARGE) - 10
+        assert file_.read() == LARGE[-10:]
         assert file_.seek(500_000) == 500_000
         assert file_.seek(7, os.SEEK_CUR) == 500_007
-        assert file_.read(100_000) == _LARGE[500_007:600_007]
+        assert file_.read(100_000) == LARGE[500_007:600_007]
         assert file_.seek(1 << 40) == 1 << 40
         assert file_.read() == b""
         with pytest.raises(ValueError, match="seek"):
@@ -163,7 +114,7 @@ def test_an_open_file_reads_and_seeks_as_any_other(view: View) -> None:
 
 def test_a_large_hole_costs_only_what_is_read_of_it() -> None:
     size = 1 << 45
-    view = _tree_view(item(Kind.FILE, b"s", size=size))
+    view = tree_view(item(Kind.FILE, b"s", size=size))
     assert view.read_at("s", size - 10, 100) == bytes(10)
     assert view.read_at("s", 12345, 5) == bytes(5)
     with view.open("s") as file_:
@@ -264,7 +215,7 @@ def test_errors_are_those_of_os_and_of_layerstore(view: View) -> None:
 
 def test_forty_links_are_followed_and_no_more() -> None:
     items = [symlink(b"l%d" % n, b"l%d" % (n + 1)) for n in range(41)]
-    view = _tree_view(*items, file(b"l41"))
+    view = tree_view(*items, file(b"l41"))
     assert view.exists("l1")
     with pytest.raises(LinkLoop):
         view.stat("l0")
@@ -341,7 +292,7 @@ def test_glob_finds_each_match_once(view: View, pattern: str, found: list[str]) 
 
 def test_deep_trees_are_no_recursion() -> None:
     deep = b"/".join([b"d"] * 2000)
-    view = _tree_view(directory(deep))
+    view = tree_view(directory(deep))
     assert len(list(view.walk())) == 2001
     assert len(list(view.glob("**"))) == 2000
     assert view.is_dir(deep)
@@ -365,4 +316,4 @@ def test_a_chunk_of_the_wrong_length_is_never_given_out() -> None:
 
 def test_holes_of_the_image_are_holes_in_the_tree(view: View) -> None:
     extents = view.tree.extents_of(view.resolve("sparse"))
-    assert int(extents["length"][extents["number"] == HOLE].sum()) == _SPARSE_SIZE - 13_000
+    assert int(extents["length"][extents["number"] == HOLE].sum()) == SPARSE_SIZE - 13_000
