@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from layerstore.hotblobs import HotBlobs
     from layerstore.images import (
         accounting,
         checking,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerStore", "open_store", "repair_store"]
 
+_HOT_BLOB_BYTES = 1 << 30  # of disk: the layers of a few images that are pulled right now
+
 
 def open_store(
     root: str | os.PathLike[str],
@@ -53,10 +56,12 @@ def open_store(
     create: bool = True,
     read_only: bool = False,
     limits: Limits = Limits(),  # noqa: B008  # frozen
+    hot_blob_bytes: int = _HOT_BLOB_BYTES,
 ) -> LayerStore:
     """Open the store in the folder `root`, made first where there is none and `create` holds.
 
-    `limits` are what layers and archives may ask for; see docs/security.md.
+    `limits` are what layers and archives may ask for; see docs/security.md. Blobs that `iter_blob` made again stay in
+    temporary files of up to `hot_blob_bytes` until this is closed.
 
     Raises:
         NotFound: no store is there, and it is not to be created.
@@ -64,7 +69,8 @@ def open_store(
         Unsupported: made by a version of layerstore whose features this one does not know.
         CorruptStore: the version file or the tables are damaged.
     """
-    return LayerStore(Store(Path(root), create=create, read_only=read_only, limits=limits))
+    store = Store(Path(root), create=create, read_only=read_only, limits=limits)
+    return LayerStore(store, hot_blob_bytes)
 
 
 def repair_store(
@@ -101,9 +107,17 @@ class LayerStore:
     Thread safety: all methods, from any thread.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, hot_blob_bytes: int = _HOT_BLOB_BYTES) -> None:
         """Wrap an open store; `open_store` is the usual way here."""
         self.store = store
+        self._hot_blob_bytes = hot_blob_bytes
+
+    @cached_property
+    def hot_blobs(self) -> HotBlobs:
+        """The regenerated blobs that are held, and counters of them. See docs/embedding.md."""
+        from layerstore.hotblobs import HotBlobs
+
+        return HotBlobs(self.store, self._hot_blob_bytes)
 
     @cached_property
     def snapshots(self) -> Snapshots:
@@ -125,6 +139,8 @@ class LayerStore:
 
     def close(self) -> None:
         """Close the store's files. Iterators that it gave must be finished before."""
+        if "hot_blobs" in vars(self):
+            self.hot_blobs.close()
         self.store.close()
 
     def load(
@@ -417,11 +433,12 @@ class LayerStore:
 
         return emit.iter_layer(self.store, DiffID(parse_digest(diff_id)))
 
-    def iter_blob(self, digest: str) -> Iterator[bytes]:
-        """The exact bytes of a blob that was kept or can be made again (documents always are). Raises: NotFound, CorruptStore."""
-        from layerstore import emit
+    def iter_blob(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The exact bytes of a blob that was kept or can be made again (documents always are), from `start` to before `end`.
 
-        return emit.iter_blob(self.store, parse_digest(digest))
+        Raises: NotFound; InvalidArgument: no such range; CorruptStore.
+        """
+        return self.hot_blobs.iter_blob(parse_digest(digest), start, end)
 
     def size_on_disk(self) -> int:
         """Bytes that the store takes, all files counted, as `du` counts."""

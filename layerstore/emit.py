@@ -2,6 +2,9 @@
 
 What is given out is hashed on its way; wrong bytes end in `CorruptStore` and never in silence. Whoever writes to a
 place that others see makes it visible only after the iterator has ended.
+
+A range cannot be compared with the digest of the whole. Its bytes come from chunks that each were compared with their ID:
+of the blob itself, or of the tar and the recipe that were proven to give the blob when they were committed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from layerstore.digest import Digest
-from layerstore.errors import CorruptStore, NotFound
+from layerstore.errors import CorruptStore, InvalidArgument, NotFound
 from layerstore.regenerate import iter_regenerated
 from layerstore.store.catalog import Wrapping
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from layerstore.store.catalog import BlobRecord, LayerRecord
     from layerstore.store.store import Store
 
-__all__ = ["iter_blob", "iter_layer", "read_document"]
+__all__ = ["blob_record", "check_range", "iter_blob", "iter_layer", "read_document"]
 
 
 def iter_layer(store: Store, diff_id: DiffID) -> Iterator[bytes]:
@@ -35,19 +38,23 @@ def iter_layer(store: Store, diff_id: DiffID) -> Iterator[bytes]:
     yield from _verified(store.reader.iter_stream(record.stretches), diff_id)
 
 
-def iter_blob(store: Store, digest: Digest) -> Iterator[bytes]:
-    """The exact bytes of a blob.
+def iter_blob(
+    store: Store, digest: Digest, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """The exact bytes of a blob from `start` to before `end`, all by default; no more is read than a range needs.
 
     Raises:
         NotFound: the blob is unknown, or only what was inside it was kept.
+        InvalidArgument: the blob has no such range.
         CorruptStore: as `iter_layer`.
         Unsupported: it has to be made again, and the native kernels are missing.
     """
-    record = _blob(store, digest)
-    if record.wrapping is Wrapping.PLAIN and record.diff_id is not None:
-        yield from iter_layer(store, record.diff_id)
-        return
-    yield from _verified(_blocks(store, digest, record), digest)
+    record = blob_record(store, digest)
+    end = check_range(digest, record.size, start, end)
+    blocks = _blocks(store, digest, record, start, end)
+    if end - start == record.size:
+        blocks = _verified(blocks, digest)
+    yield from blocks
 
 
 def read_document(store: Store, digest: Digest) -> bytes:
@@ -55,7 +62,16 @@ def read_document(store: Store, digest: Digest) -> bytes:
     return b"".join(iter_blob(store, digest))
 
 
-def _blob(store: Store, digest: Digest) -> BlobRecord:
+def check_range(digest: Digest, size: int, start: int, end: int | None) -> int:
+    """The end of a range of a blob of `size` bytes, `size` by default. Raises: InvalidArgument: there is no such range."""
+    end = size if end is None else end
+    if not 0 <= start <= end <= size:
+        raise InvalidArgument(f"blob {digest} of {size} bytes has no range {start}..{end}")
+    return end
+
+
+def blob_record(store: Store, digest: Digest) -> BlobRecord:
+    """The record of a blob that can be had. Raises: NotFound: as `iter_blob`."""
     with store.read() as txn:
         record = store.catalog.blob(txn, digest)
     if record is None:
@@ -67,16 +83,17 @@ def _blob(store: Store, digest: Digest) -> BlobRecord:
     return record
 
 
-def _blocks(store: Store, digest: Digest, record: BlobRecord) -> Iterator[bytes]:
-    """A blob that is kept or regenerated. It may be converted meanwhile: then it goes on from the new record."""
-    given = 0
+def _blocks(
+    store: Store, digest: Digest, record: BlobRecord, start: int, end: int
+) -> Iterator[bytes]:
+    """A range of a blob. It may be converted meanwhile: then it goes on from the new record."""
     while True:
         try:
-            for block in _blocks_from(store, record, given):
-                given += len(block)
+            for block in _blocks_from(store, record, start, end):
+                start += len(block)
                 yield block
         except CorruptStore:
-            now = _blob(store, digest)
+            now = blob_record(store, digest)
             if now == record:
                 raise
             record = now
@@ -84,11 +101,23 @@ def _blocks(store: Store, digest: Digest, record: BlobRecord) -> Iterator[bytes]
             return
 
 
-def _blocks_from(store: Store, record: BlobRecord, start: int) -> Iterator[bytes]:
-    if record.wrapping is not Wrapping.REGENERATED:
-        return store.reader.iter_stream(record.stretches, start)
-    assert record.diff_id is not None, "a regenerated blob is one of a layer"
-    return iter_regenerated(store, record, _layer(store, record.diff_id), start=start)
+def _blocks_from(store: Store, record: BlobRecord, start: int, end: int) -> Iterator[bytes]:
+    if record.diff_id is None or record.wrapping is Wrapping.KEPT:
+        return _until(store.reader.iter_stream(record.stretches, start), end - start)
+    layer = _layer(store, record.diff_id)
+    if record.wrapping is Wrapping.PLAIN:
+        return _until(store.reader.iter_stream(layer.stretches, start), end - start)
+    return iter_regenerated(store, record, layer, start=start, end=end)
+
+
+def _until(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes, and no block more."""
+    while size:
+        block = next(blocks, b"")[:size]
+        if not block:
+            raise CorruptStore("a blob is shorter than its record says; run `layerstore verify`")
+        yield block
+        size -= len(block)
 
 
 def _layer(store: Store, diff_id: DiffID) -> LayerRecord:

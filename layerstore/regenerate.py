@@ -13,7 +13,7 @@ Source: docs/format.md, "Recipes of blobs".
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -38,9 +38,10 @@ def iter_regenerated(
     layer: LayerRecord,
     *,
     start: int = 0,
+    end: int | None = None,
     threads: int | None = None,
 ) -> Iterator[bytes]:
-    """The bytes of a regenerated blob from `start` on, in blocks of a MiB or so; on all cores by default.
+    """The bytes of a regenerated blob from `start` to `end`, in blocks of a MiB or so; on all cores by default.
 
     Raises: CorruptStore: the recipe or the tar is damaged. Unsupported: the native kernels are missing.
     """
@@ -48,26 +49,28 @@ def iter_regenerated(
     joiner = Joiner(decode_recipe(data))
     if joiner.recipe.plain_size != layer.size or joiner.recipe.blob_size != blob.size:
         raise CorruptStore("the recipe of a blob is not that of its layer; run `layerstore verify`")
-    if start >= blob.size:
+    end = blob.size if end is None else end
+    if start >= end:
         return
-    # With the segment of the byte's first bit; it may share that byte with those behind it.
+    # From the segment of the first byte's first bit to that of the last one's last.
     first = bisect_right(joiner.first_bits, start * 8) - 1
-    texts = _texts(store, layer.stretches, joiner, first)
-    skip = start - (joiner.first_bits[first] >> 3)
-    for block in _put_together(joiner, first, _joined(joiner, first, texts, threads)):
-        if part := block[skip:]:
+    wanted = range(first, bisect_left(joiner.first_bits, end * 8))
+    parts = _joined(joiner, wanted, _texts(store, layer.stretches, joiner, wanted), threads)
+    at = joiner.first_bits[first] >> 3
+    for block in _put_together(joiner, wanted, parts):
+        if part := block[max(start - at, 0) : end - at]:
             yield part
-        skip = max(skip - len(block), 0)
+        at += len(block)
 
 
 def _texts(
-    store: Store, stretches: Sequence[Stretch], joiner: Joiner, first: int
+    store: Store, stretches: Sequence[Stretch], joiner: Joiner, wanted: range
 ) -> Iterator[bytes]:
-    """The plain bytes that each segment from the first on is joined from; the tar is read once."""
-    at = joiner.spans[first].offset
+    """The plain bytes that each of these segments is joined from; the tar is read once."""
+    at = joiner.spans[wanted.start].offset
     blocks = store.reader.iter_stream(stretches, at)
     window = b""  # of the tar, from `at` on
-    for span in joiner.spans[first:]:
+    for span in joiner.spans[wanted.start : wanted.stop]:
         window, at = window[span.offset - at :], span.offset
         parts, have = [window], len(window)
         while have < span.size and (block := next(blocks, None)) is not None:
@@ -82,19 +85,18 @@ def _texts(
 
 
 def _joined(
-    joiner: Joiner, first: int, texts: Iterator[bytes], threads: int | None
+    joiner: Joiner, segments: range, texts: Iterator[bytes], threads: int | None
 ) -> Iterator[bytes]:
     """The segments, in order, while others are under way."""
-    count = len(joiner.spans) - first
-    wanted = min(threads or os.cpu_count() or 1, _MAX_THREADS, count)
+    wanted = min(threads or os.cpu_count() or 1, _MAX_THREADS, len(segments))
     if wanted <= 1:
-        yield from (joiner.join(first + i, text) for i, text in enumerate(texts))
+        yield from (joiner.join(i, text) for i, text in zip(segments, texts, strict=True))
         return
     running: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(wanted, "layerstore-join") as pool:
         try:
-            for i, text in enumerate(texts):
-                running.append(pool.submit(joiner.join, first + i, text))
+            for i, text in zip(segments, texts, strict=True):
+                running.append(pool.submit(joiner.join, i, text))
                 if len(running) > wanted:
                     yield running.popleft().result()
             while running:
@@ -103,10 +105,12 @@ def _joined(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _put_together(joiner: Joiner, first: int, parts: Iterator[bytes]) -> Iterator[bytes]:
+def _put_together(joiner: Joiner, segments: range, parts: Iterator[bytes]) -> Iterator[bytes]:
     """Whole bytes: one that two segments share waits for the second. That before the first segment reads as zeros."""
     shared = 0
-    for part, end in zip(parts, joiner.first_bits[first + 1 :], strict=True):
+    for part, end in zip(
+        parts, joiner.first_bits[segments.start + 1 : segments.stop + 1], strict=True
+    ):
         block = bytearray(part)
         if block:
             block[0] |= shared

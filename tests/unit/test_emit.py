@@ -36,9 +36,11 @@ def keep(
     wrapping: Wrapping,
     stretches: tuple[Stretch, ...] = (),
     diff_id: DiffID | None = None,
+    *,
+    size: int,
 ) -> None:
     with store.write() as txn:
-        store.catalog.put_blob(txn, digest, BlobRecord(5, wrapping, diff_id, "none", stretches))
+        store.catalog.put_blob(txn, digest, BlobRecord(size, wrapping, diff_id, "none", stretches))
 
 
 def test_a_layer_comes_in_blocks_of_bounded_size(store: Store) -> None:
@@ -68,7 +70,7 @@ def test_a_kept_blob_comes_out(store: Store) -> None:
     data = noise(5 << 20)
     with store.begin() as session:
         stretches = ingest_blob(io.BytesIO(data), Expected("blob"), session)
-    keep(store, digest_of(data), Wrapping.KEPT, stretches)
+    keep(store, digest_of(data), Wrapping.KEPT, stretches, size=len(data))
     assert b"".join(iter_blob(store, digest_of(data))) == data
 
 
@@ -78,20 +80,20 @@ def test_a_document_comes_out(store: Store) -> None:
             stretches = ingest_document(data, session)
             session.flush()
             found = stretches()
-        keep(store, digest_of(data), Wrapping.KEPT, found)
+        keep(store, digest_of(data), Wrapping.KEPT, found, size=len(data))
         assert read_document(store, digest_of(data)) == data
 
 
 def test_a_plain_blob_is_its_layer(store: Store) -> None:
     tar = DIALECTS["ustar"]
     report = put(store, tar)
-    keep(store, report.digest, Wrapping.PLAIN, diff_id=report.diff_id)
+    keep(store, report.digest, Wrapping.PLAIN, diff_id=report.diff_id, size=report.size)
     assert b"".join(iter_blob(store, report.digest)) == tar
 
 
 def test_a_blob_of_which_only_the_tar_was_kept_is_not_found(store: Store) -> None:
     report = put(store, DIALECTS["ustar"])
-    keep(store, NOTHING, Wrapping.DROPPED, diff_id=report.diff_id)
+    keep(store, NOTHING, Wrapping.DROPPED, diff_id=report.diff_id, size=5)
     with pytest.raises(NotFound, match="--drop-blobs"):
         list(iter_blob(store, NOTHING))
 
@@ -104,7 +106,7 @@ def test_bytes_that_are_not_what_was_asked_for_are_an_error_at_the_end(store: St
     with store.write() as txn:
         wrong = LayerRecord(record.size, record.entries, record.stretches, 0)
         store.catalog.put_layer(txn, DiffID(NOTHING), wrong)
-    keep(store, NOTHING, Wrapping.KEPT, record.stretches)
+    keep(store, NOTHING, Wrapping.KEPT, record.stretches, size=record.size)
     for stream in (iter_layer(store, DiffID(NOTHING)), iter_blob(store, NOTHING)):
         blocks: list[bytes] = []
         with pytest.raises(CorruptStore, match="verify"):
