@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerstore.cli.failures import Failures
-from layerstore.cli.output import format_option, print_json, print_table, print_text
+from layerstore.cli.output import format_option, print_json, print_note, print_table, print_text
 
 if TYPE_CHECKING:
     from layerstore.cli.settings import Settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["mount_verb", "mounts_verb", "umount_verb"]
 
 _FOLDER = click.Path(path_type=Path)
-_DRIVERS = ("auto", "erofs", "objects", "fuse", "checkout")
+_DRIVERS = ("auto", "erofs", "objects", "fuse", "checkout", "hardlinks")
 
 
 @click.command("mount", short_help="Show an image's root filesystem in a folder.")
@@ -68,6 +68,8 @@ def mount_verb(
         print_json(made.info)
     else:
         print_text(f"Mounted: {made.target} ({made.info.driver})")
+    if made.info.driver == "hardlinks":
+        print_note("its files are those of other checkouts, too: read them, do not write to them")
 
 
 @click.command("umount", short_help="End mounts.")

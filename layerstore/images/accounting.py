@@ -104,7 +104,7 @@ class Overhead:
         garbage: chunks that nothing needs; `prune` frees them.
         slack: what the chunk file takes beyond its chunks: blocks partly used, room that a session has reserved.
         tables: LMDB and its journal.
-        caches: metadata images and objects of mounts.
+        caches: metadata images, objects and links of mounts.
         writable: changes of snapshots and mounts, and plain lower layers.
         other: folders, FORMAT, locks.
     """
@@ -351,7 +351,7 @@ def _with_disk(found: _Found, sizes: dict[str, int]) -> DiskUsage:
         found.garbage,
         take("chunks") - in_images - found.held - found.garbage,
         take("meta", "journal", "journal.new"),
-        take("images", "objects"),
+        take("images", "objects", "links"),
         take("snapshots", "uppers", "lowers", "containers"),
         sum(sizes.values()),
     )

@@ -1,8 +1,7 @@
 """The driver `checkout`: an image's root filesystem as plain files in an empty folder. It works everywhere.
 
 Contents are cloned from ROOT/objects where that has them and the filesystem can share blocks (FICLONE), else written
-out; holes stay holes. Hard links into ROOT/objects are not used: mode, owner and time belong to the inode, and a write
-through one would change every image.
+out; holes stay holes. The files are nobody else's; those of the driver `hardlinks` are shared.
 
 Nothing of an image can get outside the folder: it is opened once, each directory in it from there down, name by name,
 without following a symbolic link, and everything is made with exclusive calls relative to that descriptor. An image has
@@ -34,6 +33,7 @@ from layerstore.formats.erofs import content_path
 from layerstore.mount.contents import name_contents
 from layerstore.mount.driver import Needs, Support
 from layerstore.mount.images import merged_tree
+from layerstore.mount.links import Metadata
 from layerstore.mount.mountinfo import read_mountinfo
 from layerstore.store import files
 from layerstore.tree import HOLE, ROOT, Kind, Tree
@@ -43,11 +43,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
+    from layerstore.mount.links import LinkPool
     from layerstore.mount.places import Places
     from layerstore.store.mountstate import MountRecord
     from layerstore.store.store import Store
+    from layerstore.tree import Dirent
 
-__all__ = ["CheckoutDriver", "check_out", "read_ahead", "remove_contents", "write_sparse"]
+__all__ = [
+    "CheckoutDriver",
+    "check_out",
+    "read_ahead",
+    "remove_contents",
+    "write_sparse",
+    "write_view",
+]
 
 _FICLONE = 0x40049409
 _NO_CLONE = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
@@ -92,7 +101,7 @@ class CheckoutDriver:
             try:
                 view = View(merged_tree(store, diff_ids), cached_reader(store))
                 with files.no_room(f"write {record.target}"):
-                    _Writer(view, fd, places.objects).write_all()
+                    self._write(store, places, view, fd)
             except BaseException:
                 _remove_contents(fd)
                 raise
@@ -100,6 +109,11 @@ class CheckoutDriver:
             os.unlink(mark, dir_fd=fd)
             os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
         _finished(places, record.token).touch(mode=0o600)
+
+    def _write(self, store: Store, places: Places, view: View, folder: int) -> None:
+        """Write the files into the open directory `folder`."""
+        del store
+        write_view(view, folder, places.objects)
 
     def umount(self, store: Store, places: Places, target: Path) -> None:
         """Remove all that is in the folder, changes too. Raises: Busy: something is mounted in it."""
@@ -118,12 +132,21 @@ class CheckoutDriver:
 
 
 def check_out(view: View, target: Path, objects: Path | None = None) -> None:
-    """Write a view into an empty folder. `objects` is where contents may be cloned from.
+    """Write a view into an empty folder; otherwise as `write_view`."""
+    with _directory(target) as fd:
+        write_view(view, fd, objects)
+
+
+def write_view(
+    view: View, folder: int, objects: Path | None = None, pool: LinkPool | None = None
+) -> None:
+    """Write a view into the open, empty directory `folder`.
+
+    `objects` is where contents may be cloned from; `pool` has files to link to, and gets those that it has not.
 
     Raises: MalformedInput: a name that no filesystem has. CorruptStore: a chunk is damaged.
     """
-    with _directory(target) as fd:
-        _Writer(view, fd, objects).write_all()
+    _Writer(view, folder, objects, pool).write_all()
 
 
 def write_sparse(file: BinaryIO, view: View, inode: int) -> None:
@@ -160,8 +183,9 @@ def _read_group(view: View, group: list[int], size: int) -> list[int]:
 class _Writer:
     """One checkout."""
 
-    def __init__(self, view: View, root: int, objects: Path | None) -> None:
+    def __init__(self, view: View, root: int, objects: Path | None, pool: LinkPool | None) -> None:
         self.root = root
+        self._pool = pool
         self._view, self._tree = view, view.tree
         self._is_root = os.geteuid() == 0
         self._objects = objects
@@ -175,14 +199,21 @@ class _Writer:
         folders = [n for n in range(len(tree)) if tree.kind(n) is Kind.DIRECTORY]
         for folder in folders:
             with self._opened(folder) as fd:
-                entries = list(tree.iter_dir(folder))
-                ahead = read_ahead(self._view, [inode for _, inode in entries])
-                for (name, inode), _ in zip(entries, ahead, strict=True):
+                for name, inode in self._entries(folder):
                     _check_name(name)
                     self._write_entry(fd, folder, name, inode)
         for folder in reversed(folders):  # last, as making entries changes times
             with self._opened(folder) as fd:
                 self._set_attributes(fd, folder)
+
+    def _entries(self, folder: int) -> Iterator[Dirent]:
+        """The entries of a directory: those to link to first, then those to write, whose chunks are read together."""
+        linked = self._pool.present if self._pool is not None else set[int]()
+        entries = list(self._tree.iter_dir(folder))
+        yield from (entry for entry in entries if entry.inode in linked)
+        others = [entry for entry in entries if entry.inode not in linked]
+        ahead = read_ahead(self._view, [inode for _, inode in others])
+        yield from (entry for entry, _ in zip(others, ahead, strict=True))
 
     def _write_entry(self, fd: int, folder: int, name: bytes, inode: int) -> None:
         kind = self._tree.kind(inode)
@@ -213,11 +244,15 @@ class _Writer:
         self._first[inode] = folder, name
 
     def _write_file(self, fd: int, name: bytes, inode: int) -> None:
+        if self._pool is not None and self._pool.take(inode, name, fd):
+            return
         with os.fdopen(os.open(name, _CREATE, 0o600, dir_fd=fd), "wb") as file:
             if not self._clone(file.fileno(), inode):
                 write_sparse(file, self._view, inode)
             file.flush()
             self._set_attributes(file.fileno(), inode)
+            if self._pool is not None:
+                self._pool.add(inode, file.fileno())
 
     def _clone(self, fd: int, inode: int) -> bool:
         """Share the blocks of the content in ROOT/objects, if it is there and this can be done."""
@@ -241,36 +276,27 @@ class _Writer:
         return True
 
     def _set_attributes(self, fd: int, inode: int) -> None:
-        row = self._tree.inodes[inode]
-        if self._is_root:
-            os.fchown(fd, int(row["uid"]), int(row["gid"]))
-        os.fchmod(fd, int(row["mode"]))
-        for name, value in self._xattrs(inode):
+        metadata = Metadata.of(self._tree, inode, is_root=self._is_root)
+        if metadata.owner is not None:
+            os.fchown(fd, *metadata.owner)
+        os.fchmod(fd, metadata.mode)
+        for name, value in metadata.xattrs.items():
             os.setxattr(fd, name, value)
-        os.utime(fd, ns=self._times(inode))
+        os.utime(fd, ns=(metadata.mtime_ns, metadata.mtime_ns))
 
     def _set_link_attributes(self, fd: int, name: bytes, inode: int) -> None:
         """As `_set_attributes`, for what is not opened: symbolic links, devices, fifos."""
-        row = self._tree.inodes[inode]
-        if self._is_root:
-            os.chown(name, int(row["uid"]), int(row["gid"]), dir_fd=fd, follow_symlinks=False)
+        metadata = Metadata.of(self._tree, inode, is_root=self._is_root)
+        if metadata.owner is not None:
+            os.chown(name, *metadata.owner, dir_fd=fd, follow_symlinks=False)
         # By /proc, as these calls take no descriptor of a directory.
         path = b"/proc/self/fd/%d/%s" % (fd, name)
         if self._tree.kind(inode) is not Kind.SYMLINK:
-            files.change_mode(name, int(row["mode"]), dir_fd=fd)
-        for key, value in self._xattrs(inode):
+            files.change_mode(name, metadata.mode, dir_fd=fd)
+        for key, value in metadata.xattrs.items():
             os.setxattr(path, key, value, follow_symlinks=False)
-        os.utime(name, ns=self._times(inode), dir_fd=fd, follow_symlinks=False)
-
-    def _xattrs(self, inode: int) -> Iterator[tuple[bytes, bytes]]:
-        for name, value in sorted(self._tree.xattrs_of(inode).items()):
-            if self._is_root or name.startswith(b"user."):
-                yield name, value
-
-    def _times(self, inode: int) -> tuple[int, int]:
-        row = self._tree.inodes[inode]
-        time = int(row["mtime"]) * 10**9 + int(row["nsec"])
-        return time, time
+        times = metadata.mtime_ns, metadata.mtime_ns
+        os.utime(name, ns=times, dir_fd=fd, follow_symlinks=False)
 
     @contextmanager
     def _opened(self, folder: int) -> Iterator[int]:

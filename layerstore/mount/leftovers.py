@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from layerstore.digest import DiffID, parse_digest
 from layerstore.errors import NotFound
 from layerstore.mount.images import read_content_names, stack_key
+from layerstore.mount.links import idle_links
 from layerstore.mount.objects import BUDGET, evict_objects
 from layerstore.mount.places import Places
 from layerstore.store.mountstate import ContentTable, MountTable
@@ -54,6 +55,7 @@ def sweep_leftovers(store: Store, *, idle: bool = False) -> int:
         freed = _sweep_images(store, places, kept)
     with places.mounting():
         freed += _sweep_objects(places, kept.names)
+        freed += sum(_unlink(path) for path, _ in idle_links(places.links))
         freed += evict_objects(store, places, 0 if idle else BUDGET)
         freed += _sweep_uppers(store, places)
     return freed

@@ -29,6 +29,7 @@ from layerstore.errors import (
 from layerstore.mount.checkout import CheckoutDriver
 from layerstore.mount.erofs import ErofsDriver
 from layerstore.mount.fuse import FuseDriver
+from layerstore.mount.hardlinks import HardlinksDriver
 from layerstore.mount.images import check_stack
 from layerstore.mount.mountinfo import boot_id, mount_namespace, read_mountinfo
 from layerstore.mount.objects import ObjectsDriver
@@ -67,7 +68,13 @@ __all__ = [
 AUTO = "auto"
 DRIVERS: dict[str, Driver] = {
     driver.name: driver
-    for driver in (ErofsDriver(), ObjectsDriver(), FuseDriver(), CheckoutDriver())
+    for driver in (
+        ErofsDriver(),
+        ObjectsDriver(),
+        FuseDriver(),
+        CheckoutDriver(),
+        HardlinksDriver(),
+    )
 }
 """In the order in which `auto` tries them."""
 
@@ -493,7 +500,7 @@ def _check_upper(options: MountOptions) -> Path | None:
         return None
     if not options.rw:
         raise InvalidArgument("a folder for changes needs a writable mount")
-    if options.driver in ("fuse", "checkout"):
+    if options.driver in ("fuse", "checkout", "hardlinks"):
         raise InvalidArgument(f"driver {options.driver} keeps no changes apart")
     if not options.upper.is_dir():
         raise NotFound(f"{options.upper}: no such folder; make it first")

@@ -10,7 +10,6 @@ For kernels whose EROFS cannot read the chunk file, and where the speed of plain
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from layerstore.mount.checkout import read_ahead, write_sparse
 from layerstore.mount.contents import name_contents
 from layerstore.mount.driver import Needs, Support
 from layerstore.mount.images import merged_tree, read_content_names, ready_images
+from layerstore.mount.links import idle_links
 from layerstore.mount.linux import MountFlag, unmount
 from layerstore.mount.overlay import (
     create_image_mount,
@@ -53,8 +53,6 @@ BUDGET = 16 << 30  # bytes of contents that stay when no mount needs them
 _GROUP = 256 << 20  # bytes of contents that are synced at once
 
 _TEXT = b"layerstore reads this through overlayfs\n"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ObjectsDriver:
@@ -154,7 +152,10 @@ def _present(places: Places) -> set[bytes]:
 
 
 def evict_objects(store: Store, places: Places, budget: int) -> int:
-    """Take away contents until those that no mount needs fit the budget; returns the bytes taken away."""
+    """Take away contents until those that no mount needs, and links of no checkout, fit the budget.
+
+    Returns the bytes taken away.
+    """
     with store.read() as txn:
         records = [record for _, record in MountTable(store.database).items(txn)]
     needed: set[bytes] = set()
@@ -171,6 +172,8 @@ def evict_objects(store: Store, places: Places, budget: int) -> int:
         name = bytes.fromhex(path.parent.name + path.name)
         if name not in needed:
             idle.append((last_use.get(name, 0.0), path, path.stat().st_blocks * 512))
+    for path, status in idle_links(places.links):
+        idle.append((status.st_ctime, path, status.st_blocks * 512))
     idle.sort(key=lambda one: one[0])
     over = sum(size for _, _, size in idle) - budget
     taken = 0
@@ -197,12 +200,7 @@ def _publish(places: Places, written: list[tuple[Path, Path]]) -> None:
     """Make files durable, all at once, and then show them."""
     if not written:
         return
-    fd = os.open(places.objects, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _libc.syncfs(fd):
-            raise OSError(ctypes.get_errno(), "syncfs")
-    finally:
-        os.close(fd)
+    files.sync_filesystem(places.objects)
     for path, final in written:
         path.replace(final)
     written.clear()

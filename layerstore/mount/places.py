@@ -6,6 +6,7 @@
       images/meta-<key>.names    content names in it, 32 bytes each  }
       images/data-<n>.erofs      contents, over the chunk file       }
       objects/ab/<name>          contents as plain files             }
+      links/ab/<name>            files that checkouts share          }
       uppers/<token>/{fs,work}   changes of writable mounts
       run/data/<n>, run/meta/<key>, run/merged/<key>, run/empty    private mount places; nothing in them outlives a boot
       run/lock, images/lock      flock
@@ -52,6 +53,11 @@ class Places:
         return self.root / "objects"
 
     @property
+    def links(self) -> Path:
+        """Files that checkouts share as hard links."""
+        return self.root / "links"
+
+    @property
     def run(self) -> Path:
         """Private mounts, and what is known of this boot."""
         return self.root / "run"
@@ -96,7 +102,7 @@ class Places:
     def make(self) -> None:
         """Make the folders that are missing. Raises: StoreFull."""
         with no_room("make the folders of mounts"):
-            for path in (self.images, self.objects, self.run, self.root / "uppers"):
+            for path in (self.images, self.objects, self.links, self.run, self.root / "uppers"):
                 path.mkdir(mode=0o700, exist_ok=True)
             for path in (self.run / "meta", self.run / "data", self.run / "merged", self.empty):
                 path.mkdir(mode=0o700, exist_ok=True)

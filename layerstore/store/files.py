@@ -42,6 +42,7 @@ __all__ = [
     "pwrite_all",
     "reopen_regular",
     "replace_file",
+    "sync_filesystem",
     "write_in_place",
 ]
 
@@ -209,6 +210,16 @@ def fsync_directory(path: Path) -> None:
     try:
         with no_room(f"write the names in {path}"):
             os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Make all that was written to the filesystem of a folder durable: many small files at once."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd):
+            raise OSError(ctypes.get_errno(), "syncfs")
     finally:
         os.close(fd)
 
