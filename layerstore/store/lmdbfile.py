@@ -45,6 +45,7 @@ _NONE = (1 << 64) - 1  # the root of an empty table
 
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 1, 2, 4, 8
 _DIRTY = 0x10  # of a page that its transaction has written; without meaning on disk
+_MAX_DEPTH = 32  # LMDB's CURSOR_STACK
 _BIG, _TABLE = 1, 2  # flags of a node
 _INTEGER = 8  # flag of a table whose keys are native integers: the free list
 _TRIES = 5
@@ -155,6 +156,8 @@ def _read_meta(fd: int, at: int) -> _Meta | None:
     last, transaction = _LAST.unpack_from(data, _PAGE.size + _META.size + 2 * _DB.size)
     if page_size not in (4096, 8192, 16384, 32768, 65536):
         return None
+    if (free.flags, main.flags) != (_INTEGER, 0):
+        return None
     return _Meta(page_size, free, main, last, transaction)
 
 
@@ -207,10 +210,18 @@ class _Walk:
         """The same of the one tree that leads to the tables, which LMDB reads to open them, and of their first pages."""
         self.pages = os.fstat(self.fd).st_size // self.meta.page_size
         self.seen = bytearray(self.pages)
-        for table in self._tree(self.meta.main, is_free_list=False):
-            if table.root != _NONE:
-                self._page(table.root)
+        for table in (*self._tree(self.meta.main, is_free_list=False), self.meta.free):
+            self._root(table)
         return self.found
+
+    def _root(self, tree: _Tree) -> None:
+        """The first page of a tree: a leaf if there is nothing below."""
+        page = None if tree.root == _NONE else self._page(tree.root)
+        if page is None:
+            return
+        kind = int.from_bytes(page[10:12], "little") & ~_DIRTY
+        if kind != (_LEAF if tree.depth == 1 else _BRANCH) or tree.depth > _MAX_DEPTH:
+            self.found.append(f"page {tree.root} of the tables is not the first of its table")
 
     def _trees(self, tree: _Tree) -> None:
         for table in self._tree(tree, is_free_list=False):

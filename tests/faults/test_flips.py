@@ -49,10 +49,14 @@ def test_numbers_of_the_tables_that_steer_whoever_reads_them(world: World) -> No
     name = "meta/data.mdb"
     data = (world.root / name).read_bytes()
     page = int.from_bytes(data[40:44], "little")
-    last_page = [top + 136 + byte for top in (0, page) for byte in range(8)]
     flags = [_behind(data, bytes((2, 0, len(table), 0)) + table.encode(), 4) for table in TABLES]
     file_size = [_behind(data, b"file_size", byte) for byte in range(8)]
-    flips = [Flip(name, at, 0xC9) for at in (*last_page, *flags, *file_size)]
+    steering = range(
+        40, 144
+    )  # page size, flags, depth, counts and roots of the free list and of the list of tables
+    steers = [top + at for top in (0, page) for at in steering]
+    flips = [Flip(name, at, mask) for at in steers for mask in (0x57, 0xC9)]
+    flips += [Flip(name, at, 0xC9) for at in (*flags, *file_size)]
     # A digit that becomes an `e` makes a number that no integer is.
     created = _behind(data, b'"created_ns":', 0)
     flips += [Flip(name, at, data[at] ^ ord("e")) for at in range(created + 1, created + 18)]
