@@ -33,7 +33,7 @@ from layerstore.store.layout import BLOCK
 from layerstore.store.snapstate import SnapshotDirectories
 from layerstore.store.spacemap import chunk_blocks, unowned_extents
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar
-from tests.support.lock_holds import Hold, measured_holds
+from tests.support.lock_holds import Hold, in_milliseconds, measured_holds, measured_syncs
 from tests.support.stores import payload
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ _children.set_forkserver_preload(["layerstore.api"])
 
 @dataclass(slots=True)
 class SoakReport:
-    """What happened. `lost` must be empty, and `leaked_bytes` 0. `holds` are the longest of the writer's lock."""
+    """What happened. `lost` must be empty, and `leaked_bytes` 0.
+
+    Attributes:
+        holds: the longest of the writer's lock.
+        lock_ms: of all holds how long they were, what of each was not LMDB's commit, and what was work; and how long a sync of one
+            block took meanwhile. Milliseconds.
+    """
 
     operations: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -63,6 +69,7 @@ class SoakReport:
     disk_bytes: int = 0
     leaked_bytes: int = 0
     holds: list[Hold] = field(default_factory=list)
+    lock_ms: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -70,6 +77,24 @@ def soak(root: Path, seconds: float, operations: int, processes: int, seed: int)
     """Work until the time is over or each process has done its share; then look at what is left."""
     with open_store(root):
         pass
+    with measured_syncs(root.parent) as syncs:
+        report, models = _run(root, seconds, operations, processes, seed)
+    report.lock_ms = {
+        "hold": in_milliseconds([hold.seconds for hold in report.holds]),
+        "without commit": in_milliseconds([hold.seconds - hold.commit for hold in report.holds]),
+        "work": in_milliseconds([hold.cpu for hold in report.holds]),
+        "sync of a block": in_milliseconds(syncs),
+    }
+    report.holds = sorted(report.holds, reverse=True)[:_HOLDS]
+    with open_store(root) as store:
+        _look_at_the_end(store, models, report)
+    return report
+
+
+def _run(
+    root: Path, seconds: float, operations: int, processes: int, seed: int
+) -> tuple[SoakReport, list[dict[str, Image]]]:
+    """What the processes have done, with all their holds, and what each of them takes for there."""
     started = time.monotonic()
     running = []
     for who in range(processes):
@@ -92,12 +117,10 @@ def soak(root: Path, seconds: float, operations: int, processes: int, seed: int)
         report.operations += done
         report.counts += counts
         report.lost += lost
-        report.holds = sorted([*report.holds, *holds], reverse=True)[:_HOLDS]
+        report.holds += holds
         models.append(model)
     report.seconds = time.monotonic() - started
-    with open_store(root) as store:
-        _look_at_the_end(store, models, report)
-    return report
+    return report, models
 
 
 def _look_at_the_end(store: LayerStore, models: list[dict[str, Image]], report: SoakReport) -> None:
@@ -145,8 +168,7 @@ def _work(
         end = time.monotonic() + seconds
         while worker.done < operations and time.monotonic() < end and not worker.lost:
             worker.step()
-        longest = sorted(holds, reverse=True)[:_HOLDS]
-        told.send((worker.done, worker.counts, worker.lost, worker.model, longest))
+        told.send((worker.done, worker.counts, worker.lost, worker.model, holds))
 
 
 class _Worker:

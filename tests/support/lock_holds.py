@@ -4,12 +4,16 @@
         ...
     max(holds, key=lambda hold: hold.seconds)
 
+`measured_syncs` tells beside it how long the disk takes for a sync of one block, for whoever holds no lock at all.
+
 A hold goes from the moment when the lock is had to the one when it is let go: the work, and the sync of the commit.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +23,12 @@ from unittest.mock import patch
 from layerstore.store.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
-__all__ = ["Hold", "measured_holds"]
+__all__ = ["Hold", "in_milliseconds", "measured_holds", "measured_syncs"]
+
+_PROBE_S = 0.05  # between two syncs of the probe
 
 _ROOT = str(Path(__file__).parents[2] / "layerstore")
 
@@ -70,6 +76,42 @@ def measured_holds() -> Iterator[list[Hold]]:
 
     with patch.object(Database, "_begin", begin):
         yield holds
+
+
+@contextmanager
+def measured_syncs(folder: Path) -> Iterator[list[float]]:
+    """Note how long it takes to write one block of a file in place and sync it, over and over while the block runs; seconds."""
+    took: list[float] = []
+    over = threading.Event()
+    path = folder / "probe"
+
+    def probe() -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while not over.wait(_PROBE_S):
+                begin = time.perf_counter()
+                os.pwrite(fd, os.urandom(4096), 0)
+                os.fdatasync(fd)
+                took.append(time.perf_counter() - begin)
+        finally:
+            os.close(fd)
+            path.unlink()
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield took
+    finally:
+        over.set()
+        thread.join()
+
+
+def in_milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, percentiles and maximum of some times, in milliseconds."""
+    ordered = sorted(seconds) or [0.0]
+    shares = {"median": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+    last = len(ordered) - 1
+    return {name: round(ordered[int(last * share)] * 1000, 2) for name, share in shares.items()}
 
 
 def _where() -> str:
