@@ -19,9 +19,7 @@ import numpy.typing as npt
 
 from benchmarks.measure import commit, machine
 from layerstore.analysis.analyzing import summarize
-from layerstore.analysis.sources import FoundImage
-from layerstore.digest import DiffID, digest_of
-from tests.support.cut_layers import fleet_of_layers
+from tests.support.cut_layers import fleet_of_layers, images_of
 
 
 def main() -> None:
@@ -31,17 +29,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     layers, stacks = fleet_of_layers(options.images, options.chunks)
-    diff_ids = [DiffID(digest_of(b"layer %d" % number)) for number in range(len(layers))]
-    images = [
-        FoundImage(
-            digest_of(b"image %d" % number),
-            (f"docker.io/made/{number}:1",),
-            "made",
-            tuple(diff_ids[position] for position in stack),
-            (0,) * len(stack),
-        )
-        for number, stack in enumerate(stacks)
-    ]
+    images, diff_ids = images_of(stacks, len(layers))
     lists = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begin, cpu = time.perf_counter(), time.process_time()
     found = summarize(images, diff_ids, layers)

@@ -1,17 +1,18 @@
 """Run programs and see what they cost: time, processor, memory, disk. Standard library only, and small on purpose.
 
-Peak memory is that of the largest process. Linux counts into it what the parent had before `exec`: about 30 MB here,
-so smaller figures cannot be seen. The workers of layerstore report their own, which has no such floor.
+Peak memory is that of the largest process; `launch.py` says why it starts them. Python writes no .pyc files where
+PYTHONDONTWRITEBYTECODE is set and then compiles itself at every start, which no user has: programs run without it.
 
-Source: getrusage(2), `ru_maxrss`; proc(5), `/proc/PID/stat` and `VmHWM`.
+Source: proc(5), `/proc/PID/stat` and `VmHWM`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
-import time
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ __all__ = ["Cost", "Samples", "commit", "cores", "disk_bytes", "machine", "run",
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _BLOCK = 4 << 20
+_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +68,27 @@ def run(
     Raises: RuntimeError: one of them failed; has the end of what it wrote.
     """
     os.sync()  # what others left to be written back is not for this run to pay
-    log = folder / "output"
-    cpu, peak, output = 0.0, 0, ""
+    log, report = folder / "output", folder / "cost"
+    environment = {**os.environ, **environment}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    wall, cpu, peak, output = 0.0, 0.0, 0, ""
     before = sum(map(_daemon_cpu, daemons))
-    start = time.perf_counter()
     for command in commands:
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                command,
+            done = subprocess.run(
+                [*_LAUNCH, str(report), *command],
                 cwd=folder,
-                env={**os.environ, **environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                check=False,
             )
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
         output = log.read_text(errors="replace")
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {process.returncode}\n{output[-2000:]}")
-        cpu += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss * 1024)
-    wall = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.returncode}\n{output[-2000:]}")
+        wall_s, cpu_s, rss = json.loads(report.read_text())
+        wall, cpu, peak = wall + wall_s, cpu + cpu_s, max(peak, rss)
     if daemons:
         cpu += sum(map(_daemon_cpu, daemons)) - before
         peak = max(peak, sum(map(_daemon_peak, daemons)))

@@ -35,6 +35,10 @@ _FEW = 48  # holders; measured: from about here on the product is quicker than t
 _BLOCK = 2048  # columns of B at once
 
 
+# What is known of a chunk, side by side, so that one access to memory fetches it. `taken` are shares that were given out.
+_FACTS = np.dtype([("length", "u4"), ("encoded", "u4"), ("holders", "u4"), ("taken", "u4")])
+
+
 class Groups(NamedTuple):
     """Chunks that at least two sets hold, by their holders. One row of `sets` and `group` for each membership.
 
@@ -102,28 +106,28 @@ def compare(layers: Sequence[CutLayer], stacks: Sequence[Sequence[int]]) -> Comp
     """
     files = _files(layers, stacks)  # first, as it gives its memory back
     numbered = number([layer.chunks for layer in layers])
-    lengths, encoded = np.zeros(numbered.total, "u4"), np.zeros(numbered.total, "u4")
+    facts = np.zeros(numbered.total, _FACTS)
     for layer, numbers in zip(layers, numbered.lists, strict=True):
-        lengths[numbers], encoded[numbers] = layer.lengths, layer.encoded
+        facts["length"][numbers], facts["encoded"][numbers] = layer.lengths, layer.encoded
     walks = Stacks(numbered)
-    images = [
-        np.concatenate([np.empty(0, "u4"), *(numbered.lists[at][new] for at, new in walks.walk(s))])
-        for s in stacks
-    ]
-    holders = np.zeros(numbered.total, "u4")
-    for mine in images:
-        holders[mine] += 1
-    taken = np.zeros(numbered.total, "u4")
+    images = []
+    for stack in stacks:
+        fresh = [numbered.lists[at][is_new] for at, is_new in walks.walk(stack)]
+        images.append(np.concatenate([np.empty(0, "u4"), *fresh]))
+        facts["holders"][images[-1]] += 1
+    del walks
     rows = np.zeros((5, len(images)), "i8")  # counts, chunks, stored, alone, share
     for position, mine in enumerate(images):
-        sizes, shared_by, before = encoded[mine], holders[mine], taken[mine]
+        found = facts.take(mine)
+        sizes, is_alone = found["encoded"], found["holders"] == 1
         rows[0, position] = len(mine)
-        rows[1, position] = lengths[mine].sum(dtype="u8")
+        rows[1, position] = found["length"].sum(dtype="u8")
         rows[2, position] = sizes.sum(dtype="u8")
-        rows[3, position] = sizes[shared_by == 1].sum(dtype="u8")
-        rows[4, position] = divide(sizes, shared_by, before)
-        taken[mine] = before + np.uint32(1)
-    del taken, walks
+        rows[3, position] = sizes.sum(dtype="u8", where=is_alone)
+        rows[4, position] = divide(sizes, found["holders"], found["taken"])
+        facts["taken"][mine] = found["taken"] + np.uint32(1)
+    lengths, encoded, holders = (facts[name].copy() for name in ("length", "encoded", "holders"))
+    del facts
     groups = groups_of(images, holders, encoded, lengths)
     pairs = pair_matrix(groups, len(images))
     np.fill_diagonal(pairs, rows[2])
@@ -172,11 +176,12 @@ def groups_of(
     for mine in sets:
         groups = of_chunk[mine]
         found.append(groups[groups >= 0])
-    members = np.repeat(np.arange(len(sets), dtype="i4"), [len(one) for one in found])
+    members = np.repeat(np.arange(len(sets), dtype="u8"), [len(one) for one in found])
     of_member = np.concatenate([np.empty(0, "i4"), *found])
-    order = np.argsort(of_member, kind="stable")
-    starts = np.searchsorted(of_member[order], np.arange(count + 1))
-    return Groups(weights, plain, members[order], starts.astype("i8"))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(of_member, minlength=count))])
+    # Both in one word: sorting words is much quicker than finding an order.
+    ordered = np.sort(of_member.astype("u8") << np.uint64(32) | members)
+    return Groups(weights, plain, ordered.astype("u4").astype("i4"), starts)
 
 
 def pair_matrix(groups: Groups, count: int) -> npt.NDArray[np.int64]:

@@ -12,13 +12,11 @@ import pytest
 from layerstore.analysis import analyze
 from layerstore.analysis.analyzing import summarize
 from layerstore.analysis.page import render_page
-from layerstore.analysis.sources import FoundImage
 from layerstore.cli.output import as_json
-from layerstore.digest import DiffID, digest_of
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar
 from tests.support.browser import browser
 from tests.support.cli_images import Cli, noise
-from tests.support.cut_layers import fleet_of_layers
+from tests.support.cut_layers import fleet_of_layers, images_of
 from tests.support.stores import payload
 
 if TYPE_CHECKING:
@@ -53,17 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fleet(count: int) -> Analysis:
     layers, stacks = fleet_of_layers(count, 200)
-    diff_ids = [DiffID(digest_of(b"layer %d" % number)) for number in range(len(layers))]
-    images = [
-        FoundImage(
-            digest_of(b"image %d" % number),
-            (f"docker.io/made/{number}:1",),
-            "made",
-            tuple(diff_ids[position] for position in stack),
-            (0,) * len(stack),
-        )
-        for number, stack in enumerate(stacks)
-    ]
+    images, diff_ids = images_of(stacks, len(layers))
     return summarize(images, diff_ids, layers)
 
 

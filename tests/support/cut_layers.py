@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerstore.analysis.layer import CutLayer
+from layerstore.analysis.sources import FoundImage
+from layerstore.digest import DiffID, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
-__all__ = ["cut_layer_of", "fleet_of_layers", "sizes_of"]
+__all__ = ["cut_layer_of", "fleet_of_layers", "images_of", "sizes_of"]
 
 
 def sizes_of(key: int) -> tuple[int, int]:
@@ -57,3 +59,21 @@ def fleet_of_layers(
         layers += [cut_layer_of(middle), cut_layer_of(top)]
         stacks.append([int(rng.integers(20)), len(layers) - 2, len(layers) - 1])
     return layers, stacks
+
+
+def images_of(
+    stacks: Sequence[Sequence[int]], layers: int
+) -> tuple[list[FoundImage], list[DiffID]]:
+    """Images of these stacks of `layers` layers, and the layers' diff IDs: what `summarize` wants besides the layers."""
+    diff_ids = [DiffID(digest_of(b"layer %d" % number)) for number in range(layers)]
+    images = [
+        FoundImage(
+            digest_of(b"image %d" % number),
+            (f"docker.io/made/{number}:1",),
+            "made",
+            tuple(diff_ids[position] for position in stack),
+            (0,) * len(stack),
+        )
+        for number, stack in enumerate(stacks)
+    ]
+    return images, diff_ids
