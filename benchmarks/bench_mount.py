@@ -5,10 +5,7 @@ times, all ratios here are of times. Medians of some rounds; in each, everything
 next thing begins, so that what else the machine does meets all alike.
 
     first ls      mount (or unpack) until the root is listed; `first` has nothing of the image's prepared, `again` has
-    find          `find ROOT`: names only
-    stat          `find ROOT -printf %s`: every inode
-    sequential    every regular file from its start to its end, by `cat`, in the order of `find`
-    random        2,000 reads of 4 KiB at random offsets of random files (by size), each file opened for it
+    find, stat, sequential, random    see `reading`
 
 cold: the filesystem is mounted afresh, and the kernel has dropped pages, names and inodes. warm: the same once more.
 
@@ -22,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -33,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.corpora import CorpusImage, open_corpus, write_synthetic
+from benchmarks.corpora import CorpusImage, add_image_options, chosen_image
 from benchmarks.filesystems import (
     BASELINE,
     DRIVERS,
@@ -43,10 +39,11 @@ from benchmarks.filesystems import (
     image_filesystems,
 )
 from benchmarks.measure import commit, machine
+from benchmarks.reading import jobs_for, load_programs
 from layerstore.api import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from layerstore.api import LayerStore
 
@@ -54,8 +51,6 @@ __all__: list[str] = []
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _NAMES = (BASELINE, "overlayfs", *DRIVERS, "squashfs", "mkfs.erofs")
-_SAMPLES = 2000
-_PAGE = 4096
 _MOUNTS = 20  # warm mounts of each driver in a round
 
 
@@ -90,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     with tempfile.TemporaryDirectory(prefix="layerstore-bench-", dir=options.work) as name:
         folder = Path(name)
-        image = _image(options.corpus, options.image, folder)
+        image = chosen_image(options, folder)
         times = _Times()
         box = machine()
         with open_store(folder / "store") as store:
@@ -100,9 +95,9 @@ def main(arguments: Sequence[str]) -> int:
                 _measure_starts(store, reference, image, folder, options, times)
             with image_filesystems(store, reference, image, folder, options.only) as found:
                 ways, absent = found
-                samples = _samples(store, reference)
+                jobs = jobs_for(store, reference)
                 for number in range(options.rounds):
-                    _measure_reads(ways, samples, folder, times, number)
+                    _measure_reads(ways, jobs, folder, times, number)
                 for target in [mount.target for mount in store.mounts()]:
                     store.umount(target)
         context = {
@@ -125,16 +120,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench_mount", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    default = os.environ.get("LAYERSTORE_CORPUS")
-    parser.add_argument("--corpus", type=Path, default=Path(default) if default else None)
-    parser.add_argument("--image", help="of the corpus (its first)")
+    add_image_options(parser)
     parser.add_argument("--only", default=",".join(_NAMES), help=f"some of {','.join(_NAMES)}")
     parser.add_argument("--rounds", type=int, default=5, help="of each thing (5)")
     parser.add_argument(
         "--no-starts", dest="starts", action="store_false", help="measure no first ls"
     )
-    parser.add_argument("--work", type=Path, help="where all files go; on the disk to measure")
-    parser.add_argument("--json", type=Path, help="one line for each result")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
     if unknown := set(options.only) - set(_NAMES):
@@ -142,16 +133,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if os.geteuid() != 0:
         parser.error("mounting, and dropping caches, needs root")
     return options
-
-
-def _image(given: Path | None, name: str | None, folder: Path) -> CorpusImage:
-    if given is None:
-        write_synthetic(folder / "synthetic")
-    corpus = open_corpus(folder / "synthetic" if given is None else given.resolve())
-    found = [image for image in corpus.images if name in (None, image.name)]
-    if not found:
-        raise SystemExit(f"no image {name}; there are {[image.name for image in corpus.images]}")
-    return found[0]
 
 
 def _facts(store: LayerStore, reference: str) -> dict[str, int]:
@@ -239,79 +220,26 @@ def _tag(image: CorpusImage) -> str:
 
 def _measure_reads(
     ways: Sequence[Filesystem],
-    samples: Sequence[tuple[bytes, int]],
+    jobs: Mapping[str, Callable[[Path], None]],
     folder: Path,
     times: _Times,
     number: int,
 ) -> None:
     """One round; who is first changes from round to round."""
     turn = number % len(ways)
-    jobs: dict[str, Callable[[Path], None]] = {
-        "find": _find,
-        "stat": _stat,
-        "sequential": _read_all,
-        "random": lambda root: _read_samples(root, samples),
-    }
     for what, job in jobs.items():
         for way in (*ways[turn:], *ways[:turn]):
             with way.show() as root:
                 drop_caches()
-                _load_programs(folder)
+                load_programs(folder)
                 times.add(what, "cold", way.name, _timed(job, root))
                 times.add(what, "warm", way.name, _timed(job, root))
-
-
-def _load_programs(folder: Path) -> None:
-    """Read the programs that the jobs run, which are not what is measured."""
-    nothing = folder / "nothing"
-    nothing.mkdir(exist_ok=True)
-    (nothing / "file").touch()
-    _stat(nothing)
-    _read_all(nothing)
 
 
 def _timed(job: Callable[[Path], None], root: Path) -> float:
     start = time.perf_counter()
     job(root)
     return time.perf_counter() - start
-
-
-def _find(root: Path) -> None:
-    subprocess.run(["find", str(root)], check=True, stdout=subprocess.DEVNULL)
-
-
-def _stat(root: Path) -> None:
-    command = ["find", str(root), "-printf", "%s\n"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def _read_all(root: Path) -> None:
-    with subprocess.Popen(
-        ["find", str(root), "-type", "f", "-print0"], stdout=subprocess.PIPE
-    ) as find:
-        command = ["xargs", "-0", "cat"]
-        subprocess.run(command, check=True, stdin=find.stdout, stdout=subprocess.DEVNULL)
-
-
-def _samples(store: LayerStore, reference: str) -> list[tuple[bytes, int]]:
-    """Paths and offsets, always the same for the same image; a file comes as often as it is large."""
-    view = store.view(reference)
-    files = [
-        (path, view.stat_inode(inode).st_size)
-        for path, inode in view.tree.walk()
-        if view.stat_inode(inode).st_mode >> 12 == 8 and view.stat_inode(inode).st_size
-    ]
-    choice = random.Random(3)
-    chosen = choice.choices(files, [size for _, size in files], k=_SAMPLES)
-    return [(path, choice.randrange(-(-size // _PAGE)) * _PAGE) for path, size in chosen]
-
-
-def _read_samples(root: Path, samples: Sequence[tuple[bytes, int]]) -> None:
-    folder = os.fsencode(root)
-    for path, offset in samples:
-        fd = os.open(b"%s/%s" % (folder, path), os.O_RDONLY)
-        os.pread(fd, _PAGE, offset)
-        os.close(fd)
 
 
 def _print_report(records: Sequence[dict[str, Any]], context: dict[str, Any]) -> None:

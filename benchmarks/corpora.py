@@ -14,6 +14,7 @@ the files of the Python that runs this: always the same on the same machine, and
 from __future__ import annotations
 
 import json
+import os
 import platform
 import random
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
     from tools.image_writer import LayerFile
@@ -31,6 +33,8 @@ __all__ = [
     "Corpus",
     "CorpusImage",
     "CorpusLayer",
+    "add_image_options",
+    "chosen_image",
     "extract_layers",
     "open_corpus",
     "write_synthetic",
@@ -273,3 +277,24 @@ def _size(file: LayerFile) -> int:
 
 if __name__ == "__main__":
     write_synthetic(Path(sys.argv[1]))
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a program that measures one image: which, where its files go, and where the results."""
+    default = os.environ.get("LAYERSTORE_CORPUS")
+    parser.add_argument("--corpus", type=Path, default=Path(default) if default else None)
+    parser.add_argument("--image", help="of the corpus (its first)")
+    parser.add_argument("--work", type=Path, help="where all files go; on the disk to measure")
+    parser.add_argument("--json", type=Path, help="one line for each result")
+
+
+def chosen_image(options: argparse.Namespace, folder: Path) -> CorpusImage:
+    """The image of these options; a synthetic one, made in `folder`, where no corpus is given."""
+    if options.corpus is None:
+        write_synthetic(folder / "synthetic")
+    corpus = open_corpus(options.corpus.resolve() if options.corpus else folder / "synthetic")
+    found = [image for image in corpus.images if options.image in (None, image.name)]
+    if not found:
+        names = [image.name for image in corpus.images]
+        raise SystemExit(f"no image {options.image}; there are {names}")
+    return found[0]
