@@ -1,7 +1,7 @@
 """What every test gets: a clean environment, and a header that says what this machine can do.
 
 Markers: `root` is skipped without CAP_SYS_ADMIN; `client("skopeo")` is skipped where the program is absent, but fails
-with LAYERSTORE_REQUIRE_CLIENTS=1, so that a CI image which lost a program is noticed.
+with LAYERSTORE_REQUIRE_CLIENTS=1 (tests/support/lacking.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from layerstore import kernels
 from layerstore.mount.mountinfo import read_mountinfo
+from tests.support.lacking import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-_REQUIRE_CLIENTS = os.environ.get("LAYERSTORE_REQUIRE_CLIENTS") == "1"
 _CAP_SYS_ADMIN = 21  # linux/capability.h
 _KEPT = ("LAYERSTORE_KERNELS",)  # read once, when the kernels are imported
 
@@ -88,12 +88,8 @@ def pytest_report_header() -> list[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("client"):
         for program in mark.args:
-            if shutil.which(program) is not None:
-                continue
-            reason = f"{program} is not installed"
-            if _REQUIRE_CLIENTS:
-                pytest.fail(f"{reason}, and LAYERSTORE_REQUIRE_CLIENTS=1", pytrace=False)
-            pytest.skip(reason)
+            if shutil.which(program) is None:
+                lacking(f"{program} is not installed")
     if item.get_closest_marker("root") is not None and not _has_root():
         pytest.skip("needs CAP_SYS_ADMIN")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.servers import containerd, snapshotter, unmount_below
+from tests.support.lacking import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +30,7 @@ _SKIPPED = 1  # Rename, always in 1.6
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test program. Most of a minute to build, so once a run; Go's cache makes the next one quick."""
     if not (_DEBIAN / "src/github.com/containerd/containerd/snapshots/testsuite").is_dir():
-        if os.environ.get("LAYERSTORE_REQUIRE_CLIENTS") == "1":
-            pytest.fail("golang-github-containerd-containerd-dev is not installed", pytrace=False)
-        pytest.skip("golang-github-containerd-containerd-dev is not installed")
+        lacking("golang-github-containerd-containerd-dev is not installed")
     program = tmp_path_factory.mktemp("suite") / "suite.test"
     ours = Path(__file__).parent / "snapshotter_suite"
     environment = {"GO111MODULE": "off", "GOPATH": f"{ours}:{_DEBIAN}", "CGO_ENABLED": "0"}

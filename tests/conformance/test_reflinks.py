@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from layerstore.api import open_store
 from tests.support.archive_builders import Image, docker_archive_of, layer_tar
+from tests.support.lacking import lacking
 from tests.support.snapshots import unmount_below
 from tests.support.stores import payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
@@ -29,7 +30,9 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A filesystem of the kind that the test asks for."""
     maker = MAKERS[request.param]
     if shutil.which(maker[0]) is None:
-        pytest.skip(f"{maker[0]} is not installed (see .ci/packages)")
+        lacking(f"{maker[0]} is not installed")
+    if request.param not in Path("/proc/filesystems").read_text().split():
+        lacking(f"this kernel has no {request.param}")
     image, place = tmp_path / "disk.img", tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(512 << 20)

@@ -5,7 +5,6 @@ See `crash/states.py` for the model, and docs/durability.md for what the full ru
 
 from __future__ import annotations
 
-import shutil
 import stat
 
 import pytest
@@ -28,7 +27,7 @@ from tests.faults.crash.states import unsynced
 
 _STATES = 24  # of each operation
 
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the recorder is compiled")
+needs_gcc = pytest.mark.client("gcc")  # the recorder is compiled
 
 
 @needs_gcc

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from tests.faults.crash.disturb import DISTURBED, FAULTS, disturb
@@ -14,7 +12,7 @@ _CALLS = 2  # of each kind
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim is compiled")
+@pytest.mark.client("gcc")  # the shim is compiled
 @pytest.mark.parametrize("name", DISTURBED)
 def test_error_at_a_call_is_typed_and_loses_nothing(name: str) -> None:
     faults = FAULTS[DISTURBED.index(name) % _SHARE :: _SHARE]

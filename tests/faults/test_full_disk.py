@@ -14,6 +14,7 @@ import pytest
 
 from layerstore.api import open_store
 from layerstore.errors import StoreFull
+from tests.support.lacking import lacking
 from tests.support.stores import (
     assert_clean,
     assert_holds,
@@ -49,9 +50,9 @@ def _mounted(kind: str, folder: Path) -> Iterator[Path]:
     """A small filesystem with nothing in it."""
     size, words = _DISKS[kind]
     if words and shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not installed")
+        lacking(f"{words[0]} is not installed")
     if kind not in Path("/proc/filesystems").read_text().split():
-        pytest.skip(f"this kernel has no {kind}")
+        lacking(f"this kernel has no {kind}")
     mounted = folder / "disk"
     mounted.mkdir()
     if words:

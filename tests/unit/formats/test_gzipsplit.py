@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import random
-import shutil
 import subprocess
 import zlib
 from pathlib import Path
@@ -93,7 +92,7 @@ def test_edge_sizes_come_back_exactly(name: str) -> None:
             assert len(encode_recipe(recipe)) < 3500
 
 
-@pytest.mark.skipif(shutil.which("go") is None, reason="no Go compiler")
+@pytest.mark.client("go")
 def test_gos_own_encoder_is_foreseen(tmp_path: Path) -> None:
     program = tmp_path / "encode"
     environment = {
