@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from layerstore import kernels
 from layerstore.errors import CorruptStore, FailedPrecondition, NotFound, Unsupported
 from layerstore.store import files
 
@@ -41,6 +42,7 @@ BLOB_RECIPES = "blob-recipes-1"  # there are, or were, blobs that are made again
 _INCOMPATIBLE = _FIRST_INCOMPATIBLE | {BLOB_RECIPES}
 GARBAGE_COLLECTED = "gc-1"  # writers hold what they rely on, as docs/durability.md says
 _READ_ONLY_COMPATIBLE = frozenset((GARBAGE_COLLECTED,))
+_CHECKSUM = "blake3"  # of the other members; a file that somebody wrote by hand may be without
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,11 @@ class Layout:
             "read_only_compatible": sorted(_READ_ONLY_COMPATIBLE),
             "compatible": [],
         }
-        files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
+        self._replace_format(document)
+
+    def _replace_format(self, document: dict[str, object]) -> None:
+        whole = document | {_CHECKSUM: _checksum(document)}
+        files.replace_file(self.format, (json.dumps(whole, indent=2) + "\n").encode())
 
     def _check_unused(self) -> None:
         ours = {path.name for path in (self.meta, self.chunks, self.tmp)}
@@ -173,7 +179,7 @@ class Layout:
         with files.locked_directory(self.root):  # another process may add another one
             document = self._read_format()
             document[kind] = sorted({*self._features(document, kind), feature})
-            files.replace_file(self.format, (json.dumps(document, indent=2) + "\n").encode())
+            self._replace_format(document)
 
     def check(self) -> frozenset[str]:
         """Read FORMAT; returns the features that this code does not know and that forbid it to write.
@@ -254,10 +260,15 @@ class Layout:
             raise CorruptStore(f"{self.format} is damaged: longer than {_MAX_FORMAT} bytes")
         try:
             document = json.loads(text)
+            checksum = _checksum(document) if isinstance(document, dict) else ""
         except (ValueError, RecursionError) as error:
             raise CorruptStore(f"{self.format} is damaged: {error}") from error
         if not isinstance(document, dict):
             raise CorruptStore(f"{self.format} is damaged: it is no object")
+        if document.get(_CHECKSUM, checksum) != checksum:
+            raise CorruptStore(
+                f"{self.format} is not what its checksum says; run `layerstore repair`"
+            )
         return document
 
     def _features(self, document: dict[str, object], kind: str) -> frozenset[str]:
@@ -265,6 +276,13 @@ class Layout:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise CorruptStore(f"{self.format} is damaged: `{kind}` is no list of names")
         return frozenset(names)
+
+
+def _checksum(document: dict[str, object]) -> str:
+    """BLAKE3 of all members but the checksum, as docs/format.md says how they are written."""
+    members = {name: value for name, value in document.items() if name != _CHECKSUM}
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    return kernels.blake3(text.encode()).hex()
 
 
 def _listed(features: frozenset[str]) -> str:

@@ -51,7 +51,6 @@ class Outcome(StrEnum):
 
     HEALED = "healed"  # noticed, and repaired
     ENDED = "ended"  # the same, and a read that went on after verify had noticed it ended the process: LMDB trusts its map
-    REFUSED = "refused"  # the store says that it is of another version: whoever runs repair is told to put it right
     SILENT = "silent"  # nobody noticed, and all is right: the byte has no meaning
     WRONG = "wrong bytes"
     MISSED = "not noticed by verify"
@@ -240,8 +239,6 @@ def _outcome(world: World, root: Path, number: int, told: Connection | None) -> 
     try:
         report = repair_store(root, sources=[world.archive])
     except LayerstoreError as error:
-        if "FORMAT" in noticed or "format" in noticed or "needs" in noticed or "feature" in noticed:
-            return Outcome.REFUSED, ""
         return Outcome.LEFT, f"{noticed}: {error!r}"
     if report.left:
         return Outcome.LEFT, f"{noticed}: {report.left}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from layerstore.api import open_store
+from layerstore.api import open_store, repair_store
 from layerstore.errors import CorruptStore, FailedPrecondition, NotFound, Unsupported
 from layerstore.store.layout import Layout
 from tests.support.stores import assert_holds, sample_images, write_archive
@@ -29,6 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 def _change(root: Path, **members: object) -> None:
     document = json.loads((root / "FORMAT").read_text())
+    del document["blake3"]
     (root / "FORMAT").write_text(json.dumps(document | members))
 
 
@@ -132,6 +133,27 @@ def test_garbage_is_a_corrupt_store_and_stays(root: Path, name: str) -> None:
     with pytest.raises(CorruptStore, match="FORMAT"):
         open_store(root)
     assert (root / "FORMAT").read_bytes() == _GARBAGE[name]
+
+
+@pytest.mark.parametrize(("old", "new"), [("1", "3"), ("parts-1", "parts-9"), ("gc-1", "gg-1")])
+def test_a_change_that_would_be_another_version_is_damage_and_is_repaired(
+    root: Path, old: str, new: str
+) -> None:
+    whole = (root / "FORMAT").read_text()
+    (root / "FORMAT").write_text(whole.replace(old, new, 1))
+    with pytest.raises(CorruptStore, match="checksum"):
+        open_store(root)
+    assert repair_store(root).format_written
+    assert json.loads((root / "FORMAT").read_text())["version"] == 1
+    open_store(root, create=False).close()
+
+
+def test_a_file_from_before_there_was_a_checksum_gets_one_with_its_next_feature(root: Path) -> None:
+    _change(root)
+    Layout(root).add_incompatible("blob-recipes-1")
+    document = json.loads((root / "FORMAT").read_text())
+    assert len(document["blake3"]) == 64
+    assert Layout(root).check() == frozenset()
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "link"])
