@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 enum {
     DEFLATE_WINDOW = 32768,
@@ -108,6 +111,18 @@ static inline unsigned deflate_distance_code(uint32_t distance) {
 /* Bytes that `a` and `b` have in common, up to `limit`; both have that many. */
 static inline uint32_t deflate_common(const uint8_t *a, const uint8_t *b, uint32_t limit) {
     uint32_t at = 0;
+#if defined(__SSE2__)
+    if (limit >= 32) { /* most end in here, and where they do is then found without a loop */
+        __m128i low = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)a), _mm_loadu_si128((const __m128i *)b));
+        __m128i high = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(a + 16)),
+                                      _mm_loadu_si128((const __m128i *)(b + 16)));
+        uint32_t same = (uint32_t)_mm_movemask_epi8(low) | (uint32_t)_mm_movemask_epi8(high) << 16;
+        if (same != UINT32_MAX) {
+            return (unsigned)__builtin_ctz(~same);
+        }
+        at = 32;
+    }
+#endif
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     while (at + 8 <= limit) {
         uint64_t x, y;

@@ -253,12 +253,16 @@ static enum deflate_parse_status make_room(deflate_segment *segment) {
     return PARSE_OK;
 }
 
-static void copy_match(uint8_t *to, uint32_t distance, uint32_t length) {
+/* Most matches are short and far away: those are copied at once, with some bytes behind them that are not theirs. */
+static inline void copy_match(uint8_t *to, uint32_t distance, uint32_t length) {
     const uint8_t *from = to - distance;
-    if (distance >= 8) {
-        for (uint32_t i = 0; i < length; i += 8) {
-            memcpy(to + i, from + i, 8);
+    if (distance >= 16) {
+        memcpy(to, from, 16);
+        for (uint32_t i = 16; i < length; i += 16) {
+            memcpy(to + i, from + i, 16);
         }
+    } else if (distance == 1) {
+        memset(to, *from, length);
     } else {
         for (uint32_t i = 0; i < length; i++) {
             to[i] = from[i];
@@ -266,10 +270,57 @@ static void copy_match(uint8_t *to, uint32_t distance, uint32_t length) {
     }
 }
 
+/* The tokens of one block as long as it is far from all ends, at which nothing has to be checked then. Stops in front of
+ * whatever is not a literal or a sound match. */
+static void parse_inside(deflate_segment *segment, bit_reader *reader, const decoder *codes, size_t stop) {
+    enum { READ = 16, LITERALS = 3, MARGIN = DEFLATE_MAX_MATCH + SLACK }; /* read: bytes; literals at once, of 15 bits */
+    size_t room = segment->plain_room > MARGIN ? segment->plain_room - MARGIN : 0;
+    uint8_t *plain = segment->plain + segment->plain_size;
+    const uint8_t *first = segment->plain + segment->floor;
+    const uint8_t *end = segment->plain + (room < stop ? room : stop);
+    deflate_token *token = segment->tokens + segment->token_count;
+    const deflate_token *last = segment->tokens + segment->token_room - LITERALS;
+    bit_reader in = *reader;
+    while (in.at + READ <= in.size && plain < end && token < last) {
+        refill(&in);
+        uint32_t entry = lookup(codes->literals, LITERAL_ROOT, &in);
+        for (int i = 0; i < LITERALS && entry & IS_LITERAL && plain < end; i++) {
+            take(&in, entry & 31);
+            *plain++ = (uint8_t)(entry >> 16);
+            *token++ = entry >> 16;
+            entry = lookup(codes->literals, LITERAL_ROOT, &in);
+        }
+        if (entry & IS_LITERAL) {
+            continue;
+        }
+        if (entry & IS_OTHER || plain >= end) {
+            break;
+        }
+        refill(&in);
+        bit_reader before = in;
+        take(&in, entry & 31);
+        uint32_t length = (entry >> 16) + take(&in, (entry >> 8) & 31);
+        entry = lookup(codes->distances, DISTANCE_ROOT, &in);
+        take(&in, entry & 31);
+        uint32_t distance = (entry >> 16) + take(&in, (entry >> 8) & 31);
+        if (entry & IS_OTHER || distance > (size_t)(plain - first)) {
+            in = before;
+            break;
+        }
+        copy_match(plain, distance, length);
+        plain += length;
+        *token++ = deflate_match(length, distance);
+    }
+    *reader = in;
+    segment->plain_size = (size_t)(plain - segment->plain);
+    segment->token_count = (size_t)(token - segment->tokens);
+}
+
 /* The tokens of one block. When only looking ahead, `stop` says at which size of `plain` that is enough. */
 static enum deflate_parse_status parse_tokens(deflate_segment *segment, bit_reader *reader,
                                               const decoder *codes, size_t stop) {
     for (;;) {
+        parse_inside(segment, reader, codes, stop);
         if (segment->plain_room - segment->plain_size < DEFLATE_MAX_MATCH + SLACK ||
             segment->token_count == segment->token_room) {
             enum deflate_parse_status status = make_room(segment);
