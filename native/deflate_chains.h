@@ -12,7 +12,8 @@
 typedef struct chain_model chain_model;
 
 chain_model *chain_model_new(const model_choice *choice, const model_text *text, uint32_t end,
-                             int after_literal);
+                             int after_literal, int is_counting);
+int chain_is_unsure(const chain_model *model);
 void chain_begin_member(chain_model *model, uint32_t at, uint32_t end);
 size_t chain_border(const chain_model *model, uint32_t at);
 size_t chain_block_tokens(const chain_model *model);

@@ -28,13 +28,13 @@ int model_is_known(const model_choice *choice) {
 }
 
 deflate_model *model_new(const model_choice *choice, const model_text *text, size_t end,
-                         int after_literal) {
+                         int after_literal, int is_counting) {
     deflate_model *model = calloc(1, sizeof *model);
     if (!model) {
         return NULL;
     }
     if (choice->family == MODEL_ZLIB || choice->family == MODEL_GO) {
-        model->chains = chain_model_new(choice, text, (uint32_t)end, after_literal);
+        model->chains = chain_model_new(choice, text, (uint32_t)end, after_literal, is_counting);
     } else {
         model->tables = table_model_new(choice, text, (uint32_t)end);
     }
@@ -43,6 +43,10 @@ deflate_model *model_new(const model_choice *choice, const model_text *text, siz
         return NULL;
     }
     return model;
+}
+
+int model_is_unsure(const deflate_model *model) {
+    return model->chains && chain_is_unsure(model->chains);
 }
 
 void model_free(deflate_model *model) {

@@ -43,9 +43,11 @@ typedef struct deflate_model deflate_model;
 int model_is_known(const model_choice *choice);
 
 /* NULL: no memory. The member that the segment begins in, or with, ends at `end`, or behind the data. With
- * `after_literal` the token before the segment was a literal. */
+ * `after_literal` the token before the segment was a literal. A model that is not counting may become unsure: what it said
+ * is worth nothing then, and one that counts, slowly, has to say all of it. */
 deflate_model *model_new(const model_choice *choice, const model_text *text, size_t end,
-                         int after_literal);
+                         int after_literal, int is_counting);
+int model_is_unsure(const deflate_model *model);
 void model_free(deflate_model *model);
 
 /* A member of the bytes from `at` to `end` begins. */

@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     recipe_coder code;
     deflate_model *model;
+    int is_counting; /* the model */
     huffman *space;
     enum huffman_style style;
     const uint8_t *data;
@@ -205,7 +206,7 @@ static int state_init(recipe_state *state, const model_choice *choice, const uin
 static int begin_model(recipe_state *state, const model_choice *choice, const model_text *text,
                        int after_literal) {
     size_t end = state->member_end < text->size ? state->member_end : text->size;
-    state->model = model_new(choice, text, end, after_literal);
+    state->model = model_new(choice, text, end, after_literal, state->is_counting);
     state->usual = state->model ? model_block_tokens(state->model) : 0;
     return state->model ? 0 : -1;
 }
@@ -445,6 +446,10 @@ static unsigned next_state(const deflate_segment *segment) {
     return is_literal ? GZIP_AFTER_LITERAL : 0;
 }
 
+static int is_unsure(const recipe_state *state) {
+    return state->model && model_is_unsure(state->model);
+}
+
 int gzip_recipe_encode(const deflate_segment *segment, const model_choice *choice,
                        uint64_t *position, unsigned *begins, const uint8_t *header,
                        size_t header_size, uint8_t **recipe, size_t *recipe_size) {
@@ -453,6 +458,12 @@ int gzip_recipe_encode(const deflate_segment *segment, const model_choice *choic
         return -1;
     }
     int failed = encode_segment(state, segment, choice, *position, *begins, header, header_size);
+    if (is_unsure(state)) {
+        free(state->code.coder.bytes);
+        state_free(state);
+        *state = (recipe_state){.is_counting = 1};
+        failed = encode_segment(state, segment, choice, *position, *begins, header, header_size);
+    }
     uint64_t before = state->member == SIZE_MAX ? *position : 0;
     size_t from = state->member == SIZE_MAX ? segment->history : state->member;
     if (failed) {
@@ -729,6 +740,12 @@ static int join_segment(join_state *join) {
     return join_events(join, at_header);
 }
 
+static void join_free(join_state *join) {
+    free(join->out.bytes);
+    free(join->tokens);
+    state_free(&join->state);
+}
+
 int gzip_recipe_join(gzip_join *job) {
     join_state *join = calloc(1, sizeof *join);
     if (!join) {
@@ -736,17 +753,20 @@ int gzip_recipe_join(gzip_join *job) {
     }
     join->job = job;
     int failed = join_segment(join);
+    if (is_unsure(&join->state)) {
+        join_free(join);
+        *join = (join_state){.job = job, .state = {.is_counting = 1}};
+        failed = join_segment(join);
+    }
     if (!failed && join->out.count) { /* its last byte, which the next segment goes on with */
         join->out.bytes[join->out.size++] = (uint8_t)join->out.bits;
     }
-    if (failed) {
-        free(join->out.bytes);
-    } else {
+    if (!failed) {
         job->bytes = join->out.bytes;
         job->size = join->out.size;
+        join->out.bytes = NULL;
     }
-    free(join->tokens);
-    state_free(&join->state);
+    join_free(join);
     free(join);
     return failed;
 }
