@@ -49,8 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def three(folder: Path) -> Analysis:
+    return analyze([folder])
+
+
 def fleet(count: int) -> Analysis:
-    layers, stacks = fleet_of_layers(count, 200)
+    layers, stacks = fleet_of_layers(count, 60)
     images, diff_ids = images_of(stacks, len(layers))
     return summarize(images, diff_ids, layers)
 
@@ -113,26 +118,26 @@ def colors_in(chromium: Browser, canvas: str) -> int:
     )
 
 
-def test_the_page_shows_what_the_json_says(chromium: Browser, folder: Path, tmp_path: Path) -> None:
-    found = analyze([folder])
-    shown(chromium, found, tmp_path)
+def test_the_page_shows_what_the_json_says(
+    chromium: Browser, three: Analysis, tmp_path: Path
+) -> None:
+    shown(chromium, three, tmp_path)
     assert colors_in(chromium, "heat") > 3
     assert colors_in(chromium, "tree") > 3
     files = chromium.run("return document.querySelector('#files tbody td.name').textContent")
     assert files == HOSTILE
     chromium.click("#images th:nth-child(3) button")
     assert [v[0] for _, v in table(chromium)] == sorted(
-        (i.unpacked for i in found.images), reverse=True
+        (i.unpacked for i in three.images), reverse=True
     )
     chromium.click("#images th:nth-child(2) button")
     assert [label for label, _ in table(chromium)] == [f"t/app:{n}" for n in range(3)]
 
 
 def test_unticking_an_image_is_an_analysis_without_it(
-    chromium: Browser, folder: Path, tmp_path: Path
+    chromium: Browser, folder: Path, three: Analysis, tmp_path: Path
 ) -> None:
-    found = analyze([folder])
-    shown(chromium, found, tmp_path)
+    shown(chromium, three, tmp_path)
     for gone in range(3):
         left = analyze([folder / f"{number}.tar" for number in range(3) if number != gone])
         box = f"#images tbody input[aria-label='t/app:{gone}']"
@@ -145,7 +150,7 @@ def test_unticking_an_image_is_an_analysis_without_it(
             "unpacked": left.savings.unpacked,
             "layers": left.savings.layers,
             "store": left.savings.compressed,
-            "freed": found.savings.compressed - left.savings.compressed,
+            "freed": three.savings.compressed - left.savings.compressed,
         }
         chromium.click(box)
     assert chromium.run("return document.getElementById('what-count').textContent") == "3 of 3"
@@ -169,18 +174,17 @@ def test_one_image_alone_and_a_thousand(chromium: Browser, folder: Path, tmp_pat
     assert chromium.run(rows) == 11
 
 
-def test_dark_light_and_a_phone(chromium: Browser, folder: Path, tmp_path: Path) -> None:
-    found = analyze([folder])
+def test_dark_light_and_a_phone(chromium: Browser, three: Analysis, tmp_path: Path) -> None:
+    shown(chromium, three, tmp_path)
     backgrounds = set()
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         chromium.devtools("Emulation.setEmulatedMedia", features=[feature])
-        shown(chromium, found, tmp_path)
         backgrounds.add(chromium.run("return getComputedStyle(document.body).backgroundColor"))
     assert len(backgrounds) == 2
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 3, "mobile": True}
     chromium.devtools("Emulation.setDeviceMetricsOverride", **phone)
-    shown(chromium, found, tmp_path)
+    shown(chromium, three, tmp_path)
     assert chromium.run("return document.documentElement.scrollWidth") <= 360
     chromium.devtools("Emulation.clearDeviceMetricsOverride")
     chromium.devtools("Emulation.setEmulatedMedia", features=[])
