@@ -11,6 +11,7 @@ Source: docs/durability.md, invariant I11.
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -42,6 +43,9 @@ __all__ = [
     "split_blob",
 ]
 
+_PATIENCE_S = 30.0
+_S_PER_MB = 4.0  # slow machines need 2 with zlib's level 9 and text
+_MOST_READ = 64 << 10
 SMALLEST = 300  # bytes of a blob whose recipe, in a frame of its own, is clearly smaller
 
 
@@ -97,11 +101,14 @@ def convert_blob(store: Store, session: WriteSession, digest: Digest) -> Convers
     return done
 
 
-def split_blob(source: Readable, size: int) -> GzipRecipe:
-    """The recipe of a blob of `size` bytes. Raises: NotSplit: there is none that is worth having; Unsupported."""
+def split_blob(source: Readable, size: int, patience_s: float = _PATIENCE_S) -> GzipRecipe:
+    """The recipe of a blob of `size` bytes. Raises: NotSplit: there is none that is worth having; Unsupported.
+
+    With a blob that is made to cost time it ends after `patience_s` of processor time, and 4 s for each MB of it.
+    """
     if size < SMALLEST:
         raise NotSplit(f"smaller than {SMALLEST} bytes")
-    return split_gzip(source)
+    return split_gzip(_Timed(source, patience_s))
 
 
 class Splitting:
@@ -134,6 +141,25 @@ class Splitting:
     def _split(self) -> GzipRecipe:
         with self._open_source() as self._source:
             return split_blob(self, self._size)
+
+
+class _Timed:
+    """A source that ends the splitting where it takes more time than that of any blob which an encoder made.
+
+    Time is the thread's own, looked at whenever it reads; it reads little at a time, as hostile blocks are tiny.
+    """
+
+    def __init__(self, source: Readable, patience_s: float) -> None:
+        self._source = source
+        self._deadline_s = time.thread_time() + patience_s
+
+    def read(self, size: int, /) -> bytes:
+        """Give at most `size` bytes. Raises: NotSplit."""
+        if time.thread_time() > self._deadline_s:
+            raise NotSplit("takes too long to split")
+        data = self._source.read(min(size, _MOST_READ))
+        self._deadline_s += len(data) * _S_PER_MB / 1e6
+        return data
 
 
 def record_recipe(
