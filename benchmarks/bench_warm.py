@@ -89,7 +89,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="bench_warm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add_image_options(parser)
-    parser.add_argument("--only", default="ext4,erofs,objects,fuse", help="ext4 and some others")
+    parser.add_argument(
+        "--only", default="ext4,overlayfs,erofs,objects,fuse", help="ext4 and some others"
+    )
     parser.add_argument("--rounds", type=int, default=31, help="at most (31)")
     parser.add_argument(
         "--seconds", type=float, default=75, help=f"for the rounds; {_LEAST_ROUNDS} there are (75)"
