@@ -54,6 +54,7 @@ def sweep_leftovers(store: Store, *, idle: bool = False) -> int:
         kept = _what_stays(store, places)
         freed = _sweep_images(store, places, kept)
     with places.mounting():
+        freed += _sweep_unfinished(places)
         freed += _sweep_objects(places, kept.names)
         freed += sum(_unlink(path) for path, _ in idle_links(places.links))
         freed += evict_objects(store, places, 0 if idle else BUDGET)
@@ -153,12 +154,25 @@ def _sweep_uppers(store: Store, places: Places) -> int:
     freed = 0
     for path in (places.root / "uppers").iterdir():
         if str(path) not in known:
-            freed += sum(
-                os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hot
-                for folder, _, names in os.walk(path)
-                for name in names
-            )
-            shutil.rmtree(path, ignore_errors=True)
+            freed += _remove_tree(path)
+    return freed
+
+
+def _sweep_unfinished(places: Places) -> int:
+    """What a killed process was writing for ROOT/objects or ROOT/links; who writes there now holds the lock of mounts."""
+    left = [*places.run.glob("fill-*"), *places.run.glob("links-*")]
+    return sum(map(_remove_tree, left))
+
+
+def _remove_tree(root: Path) -> int:
+    """Remove a folder; returns the bytes that its files took, of those with other names a share."""
+    found = (
+        os.lstat(os.path.join(folder, name))  # noqa: PTH118 - hot
+        for folder, _, names in os.walk(root)
+        for name in names
+    )
+    freed = sum(status.st_blocks * 512 // status.st_nlink for status in found)
+    shutil.rmtree(root, ignore_errors=True)
     return freed
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from layerstore.errors import InvalidArgument, Unsupported
+from layerstore.errors import InvalidArgument, NotFound, Unsupported
 from layerstore.mount import mounter
 from layerstore.mount.hardlinks import HardlinksDriver
 from layerstore.mount.leftovers import sweep_leftovers
-from layerstore.mount.mounter import MountOptions, choose_driver, mount_stack
+from layerstore.mount.mounter import (
+    MountOptions,
+    choose_driver,
+    list_mounts,
+    mount_stack,
+    umount_target,
+)
 from layerstore.mount.objects import evict_objects
 from layerstore.mount.places import Places
 from layerstore.view import open_view
@@ -141,3 +149,32 @@ def test_it_is_for_reading_and_needs_one_filesystem(store: Store, target: Path) 
         elsewhere.rmdir()
     assert mount_records(store) == []
     assert choose_driver(store, MountOptions())[0].name != "hardlinks"
+
+
+@pytest.mark.parametrize("driver", ["hardlinks", "objects"])
+def test_what_a_killed_process_was_writing_goes_with_a_prune(
+    store: Store, target: Path, driver: str
+) -> None:
+    """It dies before its files are shown: they have no name but the one aside, and nobody else looks there."""
+    diff_ids = put_simple(store)
+    code = (
+        "import os, sys; from pathlib import Path; from layerstore.api import open_store;"
+        "from layerstore.mount.mounter import MountOptions, mount_stack;"
+        "from layerstore.store import files; files.sync_filesystem = lambda folder: os._exit(9);"
+        "mount_stack(open_store(sys.argv[1]).store, sys.argv[4:], Path(sys.argv[2]),"
+        " MountOptions(driver=sys.argv[3]))"
+    )
+    words = [sys.executable, "-c", code, str(store.layout.root), str(target), driver, *diff_ids]
+    assert subprocess.run(words, check=False, cwd=Path(__file__).parents[3]).returncode == 9
+    aside = [path for path in Places.of(store.layout.root).run.rglob("*") if path.is_file()]
+    assert len([path for path in aside if path.stat().st_size]) >= 5
+    list_mounts(store)
+    with pytest.raises(NotFound):
+        umount_target(store, target)  # tidies
+    assert names_in(target) == []
+    assert sweep_leftovers(store) >= 600_000
+    assert [path for path in aside if path.exists() and path.stat().st_size > 500] == []
+    assert _pool(store) == []
+    with mount_stack(store, diff_ids, target, MountOptions(driver=driver)):
+        is_shared = driver == "hardlinks"
+        assert differences(open_view(store, diff_ids), target, is_shared=is_shared) == []
