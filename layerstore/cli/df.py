@@ -17,14 +17,17 @@ __all__ = ["df_verb"]
 
 
 @click.command("df", short_help="Show what takes the disk, and what sharing saves.")
-@click.option("-v", "--verbose", is_flag=True, help="A line for each image too.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="A line for each image, and for each kind of blobs, too."
+)
 @format_option()
 @click.pass_obj
 def df_verb(settings: Settings, verbose: bool, form: str) -> None:
     """Account for every byte of the store: from the images unpacked one by one down to what `du` says.
 
     With -v, of each image: UNPACKED and as registry BLOBS; STORED, as if it were alone; ALONE, which nothing else needs; its
-    fair SHARE, every chunk divided by the images that hold it; and what removing it (and `prune`) has FREED. JSON has all.
+    fair SHARE, every chunk divided by the images that hold it; and what removing it (and `prune`) has FREED. Then of all layer
+    blobs, by encoder or why they are kept: their SIZE, what is STORED of them beside the tars, and bytes of RECIPES. JSON has all.
     """
     with settings.open_for_reading() as store:
         usage = store.usage()
@@ -33,6 +36,8 @@ def df_verb(settings: Settings, verbose: bool, form: str) -> None:
         return
     if verbose:
         _print_images(usage)
+        print_text("")
+        _print_blobs(usage)
         print_text("")
     _print_totals(usage)
 
@@ -58,6 +63,19 @@ def _print_images(usage: DiskUsage) -> None:
     ]
     headings = ["IMAGE", "IMAGE ID", "UNPACKED", "BLOBS", "STORED", "ALONE", "SHARE", "FREED"]
     print_table(headings, rows)
+
+
+def _print_blobs(usage: DiskUsage) -> None:
+    rows = [
+        [
+            kind.wrapping.value,
+            kind.how,
+            str(kind.blobs),
+            *map(size_text, (kind.size, kind.stored, kind.recipe)),
+        ]
+        for kind in usage.blobs
+    ]
+    print_table(["WRAPPING", "ENCODER", "BLOBS", "SIZE", "STORED", "RECIPES"], rows)
 
 
 def _print_totals(usage: DiskUsage) -> None:

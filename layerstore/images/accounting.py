@@ -22,6 +22,7 @@ from layerstore.digest import Digest
 from layerstore.errors import CorruptStore
 from layerstore.formats import oci
 from layerstore.images.contents import read_contents
+from layerstore.images.wrapped import blob_kinds
 from layerstore.sharing import distinct, divide
 from layerstore.store.catalog import Wrapping
 from layerstore.store.layout import BLOCK
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from layerstore.digest import DiffID
     from layerstore.images.contents import StoredLayer
+    from layerstore.images.wrapped import BlobKind
     from layerstore.store.catalog import BlobRecord
     from layerstore.store.database import Transaction
     from layerstore.store.reach import Records
@@ -126,6 +128,7 @@ class DiskUsage:
         images: in the order of their names; those without one last.
         layers: distinct layers of images.
         chunks: that have a place, garbage included.
+        blobs: layers as registries have them, by how their bytes are had.
         total: what all files of the store take, as `du -sx`.
         reclaimable: of the disk, in whole blocks, that `prune` would free now.
     """
@@ -135,6 +138,7 @@ class DiskUsage:
     chunks: int
     split: Split
     overhead: Overhead
+    blobs: tuple[BlobKind, ...]
     total: int
     reclaimable: int
 
@@ -144,10 +148,12 @@ def account(store: Store) -> DiskUsage:
 
     Raises: CorruptStore: a record or a recipe is damaged; or a prune took it away meanwhile: ask again then.
     """
-    with store.hold(everything=True), store.read() as txn:
-        found = _Account(store, txn).run()
+    with store.hold(everything=True):
+        with store.read() as txn:
+            found = _Account(store, txn).run()
+        blobs = blob_kinds(store)
     # Only now: the tables have grown a little by what was held.
-    return _with_disk(found, store.sizes_on_disk())
+    return _with_disk(found, blobs, store.sizes_on_disk())
 
 
 class _Found(NamedTuple):
@@ -338,7 +344,7 @@ class _Account:
         return sum(layer.size for layer in oci.parse_manifest(data, digest).layers)
 
 
-def _with_disk(found: _Found, sizes: dict[str, int]) -> DiskUsage:
+def _with_disk(found: _Found, blobs: tuple[BlobKind, ...], sizes: dict[str, int]) -> DiskUsage:
     """What was found, and what the files take beyond it."""
     total = sum(sizes.values())
     in_images = sum(image.share for image in found.images)
@@ -361,6 +367,7 @@ def _with_disk(found: _Found, sizes: dict[str, int]) -> DiskUsage:
         found.chunks,
         found.split,
         overhead,
+        blobs,
         total,
         found.reclaimable,
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from layerstore.digest import Digest
     from layerstore.store.store import Store
 
-__all__ = ["WrappedBlob", "wrapped_blob"]
+__all__ = ["BlobKind", "WrappedBlob", "blob_kinds", "wrapped_blob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,54 @@ class WrappedBlob:
     recipe: int
     model: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobKind:
+    """The layer blobs whose bytes are had in one way. All in bytes, as in `WrappedBlob`.
+
+    Attributes:
+        how: the model of regenerated ones; of kept ones why they are, or their compression where nothing was tried.
+        blobs: how many.
+    """
+
+    wrapping: Wrapping
+    how: str
+    blobs: int
+    size: int
+    stored: int
+    recipe: int
+
+
+def blob_kinds(store: Store) -> tuple[BlobKind, ...]:
+    """All layer blobs by how they are had, the largest kind first. Hold them, if a `prune` may come.
+
+    Raises: CorruptStore.
+    """
+    with store.read() as txn:
+        compressions = {
+            digest: record.compression
+            for digest, record in store.catalog.blobs(txn)
+            if record.diff_id is not None
+        }
+    kinds: dict[tuple[Wrapping, str], list[WrappedBlob]] = {}
+    for digest, compression in compressions.items():
+        blob = wrapped_blob(store, digest)
+        if blob is not None:
+            kept = compression if blob.wrapping is Wrapping.KEPT else ""
+            kinds.setdefault((blob.wrapping, blob.model or blob.reason or kept), []).append(blob)
+    found = [
+        BlobKind(
+            wrapping,
+            how,
+            len(blobs),
+            sum(blob.size for blob in blobs),
+            sum(blob.stored for blob in blobs),
+            sum(blob.recipe for blob in blobs),
+        )
+        for (wrapping, how), blobs in kinds.items()
+    ]
+    return tuple(sorted(found, key=lambda kind: -kind.size))
 
 
 def wrapped_blob(store: Store, digest: Digest) -> WrappedBlob | None:

@@ -22,13 +22,15 @@ def loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
 def test_df_adds_up_in_json_and_says_the_same_in_words(loaded: Cli) -> None:
     usage = loaded.ok("df", "--format", "json").json
     assert usage.keys() == {
-        *("images", "layers", "chunks", "split", "overhead", "total", "reclaimable")
+        *("images", "layers", "chunks", "split", "overhead", "blobs", "total", "reclaimable")
     }
     shares = sum(image["share"] for image in usage["images"])
     assert shares + sum(usage["overhead"].values()) == usage["total"]
     assert usage["split"]["unpacked"] == sum(image["unpacked"] for image in usage["images"])
     text = loaded.ok("df", "-v").out
     assert text.startswith("IMAGE           IMAGE ID       UNPACKED   BLOBS")
+    assert "\nWRAPPING" in text
+    assert sum(kind["blobs"] for kind in usage["blobs"]) == 3
     assert "2 images, 3 layers, " in text
     assert "images unpacked" in text
     assert "every layer once" in text

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from layerstore import kernels
-from layerstore.api import LayerStore, open_store
+from layerstore.api import LayerStore, open_store, repair_store
 from layerstore.digest import Digest, digest_of
 from layerstore.emit import iter_blob
 from layerstore.errors import CorruptStore, Unsupported
@@ -23,7 +23,13 @@ from layerstore.images.wrapped import wrapped_blob
 from layerstore.regenerate import iter_regenerated
 from layerstore.store.catalog import BlobRecord, LayerRecord, Wrapping
 from layerstore.store.layout import BLOB_RECIPES
-from tests.support.archive_builders import Image, layer_tar, oci_layout_of, tar_of
+from tests.support.archive_builders import (
+    Image,
+    layer_tar,
+    oci_layout_of,
+    tar_of,
+    write_folder,
+)
 from tests.support.gzips import text_of
 from tests.support.stores import assert_clean, indexed_bytes
 
@@ -250,3 +256,57 @@ def test_without_native_kernels_nothing_is_converted(
     monkeypatch.setattr("layerstore.kernels.NAME", "pure")
     with pytest.raises(Unsupported, match="native kernels"):
         store.optimize()
+
+
+@needs_native
+def test_kinds_of_blobs_are_counted(store: LayerStore) -> None:
+    tar, other = tar_of_text(400_000), tar_of_text(300_000, 9)
+    first, again, odd = (
+        gzip.compress(tar, 6),
+        gzip.compress(other, 6),
+        of_no_known_encoder(layer_tar({"c": text_of(200_000, 5)})),
+    )
+    for one, blob in ((tar, first), (other, again)):
+        keep_gzip(store, one, blob)
+    store.optimize()
+    keep_gzip(store, layer_tar({"c": text_of(200_000, 5)}), odd)
+    small, large = store.usage().blobs[::-1]
+    assert (large.wrapping, large.how, large.blobs) == (Wrapping.REGENERATED, "zlib 6", 2)
+    assert (small.wrapping, small.how, small.blobs) == (Wrapping.KEPT, "gzip", 1)
+    assert large.size == len(first) + len(again)
+    assert 0 < large.recipe < large.size // 100
+    assert large.stored < 2 * large.recipe
+    assert (small.size, small.recipe) == (len(odd), 0)
+    store.optimize()
+    assert {kind.how for kind in store.usage().blobs} == {"zlib 6", "no known encoder"}
+
+
+@needs_native
+@pytest.mark.parametrize("part", ["recipe", "tar"])
+def test_a_blob_is_whole_after_a_repair(tmp_path: Path, part: str) -> None:
+    tar = tar_of_text(600_000)
+    blob = gzip.compress(tar, 6)
+    named = (Image.of([tar]), {"org.opencontainers.image.ref.name": "test/repaired:1"})
+    layout = write_folder(tmp_path / "layout", oci_layout_of([named], "gzip", {tar: blob}))
+    with open_store(tmp_path / "store") as store:
+        store.load(layout)
+        record, layer = records(store, digest_of(blob))
+        assert record.wrapping is Wrapping.REGENERATED
+        stretches = record.stretches if part == "recipe" else layer.stretches
+        number = stretches[0].literals[0]
+        with store.store.read() as txn:
+            place = store.store.index.places(txn, np.array([number], "u8"))[0]
+        with store.store.layout.chunks.open("r+b") as file:
+            file.seek(int(place["address"]) + int(place["encoded"]) // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 8]))
+        assert store.verify(blobs=True).damages
+    assert repair_store(tmp_path / "store", sources=[layout]).left == ()
+    with open_store(tmp_path / "store") as store:
+        assert b"".join(store.iter_blob(digest_of(blob))) == blob
+        assert store.verify(blobs=True).damages == ()
+        if store.optimize().conversions:  # a lost recipe was replaced by the blob itself
+            assert records(store, digest_of(blob))[0].wrapping is Wrapping.REGENERATED
+        assert b"".join(store.iter_blob(digest_of(blob))) == blob
+        assert store.verify(blobs=True).damages == ()
