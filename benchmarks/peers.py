@@ -351,6 +351,10 @@ def _umoci(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[
     ]
 
 
+def _umoci_show(inputs: Inputs, folder: Path, image: CorpusImage, target: Path) -> list[Command]:
+    return [["ls", f"{folder}/store/{image.name}/rootfs"]]  # it was unpacked when it came
+
+
 # backup programs
 
 
@@ -454,6 +458,30 @@ def _squashfs(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> li
     return [["mksquashfs", *trees, f"{folder}/store/all.squashfs", "-no-recovery", *options]]
 
 
+def _show_packed(
+    kind: str,
+) -> Callable[[Inputs, Path, CorpusImage, Path], list[Command]]:
+    """The layers of one filesystem image, one upon the other by overlayfs, without a thought of whiteouts."""
+
+    def show(inputs: Inputs, folder: Path, image: CorpusImage, target: Path) -> list[Command]:
+        packed = f"{folder}/packed"
+        lower = [f"{packed}/{layer.diff_id[7:]}" for layer in reversed(image.layers)]
+        merge = ["mount", "-t", "overlay", "-o", f"ro,lowerdir={':'.join(lower)}", "overlay"]
+        if len(lower) == 1:  # overlayfs wants two
+            merge = ["mount", "--bind", *lower]
+        return [
+            ["mkdir", packed],
+            ["mount", "-t", kind, "-o", "loop,ro", f"{folder}/store/all.{kind}", packed],
+            [*merge, str(target)],
+        ]
+
+    return show
+
+
+def _hide_packed(folder: Path, target: Path) -> list[Command]:
+    return [["umount", str(target), f"{folder}/packed"]]
+
+
 def _erofs(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
     parent = next(iter(inputs.trees.values())).parent
     options = ["-Ededupe,all-fragments", "-zzstd,3"]
@@ -550,8 +578,8 @@ PEERS: dict[str, Peer] = {
             note="docker-registry, filled by skopeo; a root is pulled and unpacked by umoci",
         ),
         Peer(
-            "umoci", "umoci", ["--version"], GZIP, _umoci, is_slow=True, repeats=False,
-            note="no sharing between images; also records every file in an mtree",
+            "umoci", "umoci", ["--version"], GZIP, _umoci, show=_umoci_show, is_slow=True, repeats=False,
+            note="no sharing between images; a root is there when it is in; also records every file in an mtree",
         ),
         Peer(
             "restic", "restic", ["version"], PLAIN, _restic("auto"), _restic_setup, _restic_show,
@@ -575,11 +603,13 @@ PEERS: dict[str, Peer] = {
             is_slow=True, needs_root=True, note="bare repository: whole files, not compressed",
         ),
         Peer(
-            "squashfs", "mksquashfs", ["-version"], TREES, _squashfs, is_slow=True, repeats=False,
+            "squashfs", "mksquashfs", ["-version"], TREES, _squashfs, show=_show_packed("squashfs"),
+            hide=_hide_packed, needs_root=True, is_slow=True, repeats=False,
             note="appends to one file; zstd 3; whole files are shared",
         ),
         Peer(
-            "erofs", "mkfs.erofs", ["--help"], TREES, _erofs, is_slow=True, repeats=False, is_whole=True,
+            "erofs", "mkfs.erofs", ["--help"], TREES, _erofs, show=_show_packed("erofs"), hide=_hide_packed,
+            needs_root=True, is_slow=True, repeats=False, is_whole=True,
             unfit=_erofs_unfit, note="made in one go; every addition makes it all again",
         ),
         Peer("zstd", "zstd", ["--version"], PLAIN, _zstd, show=_zstd_show, note="no sharing below a layer"),
