@@ -130,10 +130,10 @@ class HotBlobs:
                     self._bytes -= size
 
     def _open_spool(self, size: int) -> _Spool | None:
-        """An empty spool; None where there is no room that nobody else may want, or nothing can be written."""
+        """An empty spool; None where there is no room that nobody else may want, or nothing is to be written."""
         folder = self._store.layout.tmp
         try:
-            if shutil.disk_usage(folder).free < size + self._capacity:
+            if self._store.read_only or shutil.disk_usage(folder).free < size + self._capacity:
                 return None
             return _Spool(tempfile.TemporaryFile(dir=folder, buffering=0), size)
         except OSError:

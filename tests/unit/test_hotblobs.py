@@ -193,6 +193,14 @@ def test_a_read_that_stops_and_a_blob_that_does_not_fit_leave_nothing(store: Lay
     assert list(store.store.layout.tmp.iterdir()) == []
 
 
+def test_a_store_that_is_open_for_reading_is_not_written_to(store: LayerStore) -> None:
+    blob = load(store, ENCODERS["gzip"][0], 200_000)
+    with open_store(store.store.layout.root, read_only=True) as reading:
+        for _ in range(2):
+            assert b"".join(reading.iter_blob(digest_of(blob))) == blob
+        assert reading.hot_blobs.counters().hits == 0
+
+
 def test_a_held_blob_that_the_disk_damages_is_made_again(store: LayerStore) -> None:
     blob = load(store, ENCODERS["gzip"][0], 3_000_000)
     digest = digest_of(blob)
