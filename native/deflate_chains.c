@@ -12,10 +12,10 @@
  */
 #include "deflate_chains.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
+#include "scratch.h"
 
 enum {
     ZLIB_HASH_BITS = 15,
@@ -164,10 +164,12 @@ void chain_begin_member(chain_model *model, uint32_t at, uint32_t end) {
 
 chain_model *chain_model_new(const model_choice *choice, const model_text *text, uint32_t end,
                              int after_literal, int is_counting) {
-    chain_model *model = calloc(1, sizeof *model);
+    size_t room;
+    chain_model *model = scratch_take(sizeof *model, &room);
     if (!model) {
         return NULL;
     }
+    memset(model, 0, sizeof *model);
     uint32_t start = (uint32_t)text->start;
     model->data = text->data;
     model->is_go = choice->family == MODEL_GO;

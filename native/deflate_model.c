@@ -5,6 +5,7 @@
 
 #include "deflate_chains.h"
 #include "deflate_tables.h"
+#include "scratch.h"
 
 struct deflate_model {
     chain_model *chains; /* one of the two */
@@ -51,8 +52,8 @@ int model_is_unsure(const deflate_model *model) {
 
 void model_free(deflate_model *model) {
     if (model) {
-        free(model->chains);
-        free(model->tables);
+        scratch_give(model->chains);
+        scratch_give(model->tables);
         free(model);
     }
 }

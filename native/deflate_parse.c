@@ -9,10 +9,10 @@
  */
 #include "deflate_parse.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
+#include "scratch.h"
 
 enum {
     LITERAL_ROOT = 11,
@@ -225,14 +225,14 @@ void deflate_fixed_lengths(uint8_t *lengths) {
     memset(lengths + DEFLATE_LITERALS, 5, DEFLATE_DISTANCES);
 }
 
-static int grow(void **items, size_t *room, size_t wanted, size_t size) {
-    size_t more = *room * 2 > wanted ? *room * 2 : wanted;
-    void *grown = realloc(*items, more * size);
+static int grow(void **items, size_t *room, size_t used, size_t wanted, size_t size) {
+    size_t more = (*room * 2 > wanted ? *room * 2 : wanted) * size, bytes;
+    void *grown = scratch_grow(*items, used * size, more, &bytes);
     if (!grown) {
         return -1;
     }
     *items = grown;
-    *room = more;
+    *room = bytes / size;
     return 0;
 }
 
@@ -242,12 +242,13 @@ static enum deflate_parse_status make_room(deflate_segment *segment) {
         return PARSE_BAD;
     }
     if (segment->plain_room - segment->plain_size < DEFLATE_MAX_MATCH + SLACK &&
-        grow((void **)&segment->plain, &segment->plain_room,
+        grow((void **)&segment->plain, &segment->plain_room, segment->plain_size,
              segment->plain_size + DEFLATE_MAX_MATCH + SLACK, 1)) {
         return PARSE_NO_MEMORY;
     }
     if (segment->token_count == segment->token_room &&
-        grow((void **)&segment->tokens, &segment->token_room, 1 << 16, sizeof(deflate_token))) {
+        grow((void **)&segment->tokens, &segment->token_room, segment->token_count, 1 << 16,
+             sizeof(deflate_token))) {
         return PARSE_NO_MEMORY;
     }
     return PARSE_OK;
@@ -376,7 +377,8 @@ static enum deflate_parse_status parse_stored(deflate_segment *segment, bit_read
         return PARSE_NEED_DATA;
     }
     if (segment->plain_room - segment->plain_size < length &&
-        grow((void **)&segment->plain, &segment->plain_room, segment->plain_size + length, 1)) {
+        grow((void **)&segment->plain, &segment->plain_room, segment->plain_size, segment->plain_size + length,
+             1)) {
         return PARSE_NO_MEMORY;
     }
     if (length) {
@@ -516,7 +518,8 @@ static enum deflate_parse_status parse(deflate_segment *segment, bit_reader *rea
             return at_header ? PARSE_OK : look_ahead(segment, reader, codes);
         }
         if (segment->event_count == segment->event_room &&
-            grow((void **)&segment->events, &segment->event_room, 64, sizeof(deflate_event))) {
+            grow((void **)&segment->events, &segment->event_room, segment->event_count, 64,
+                 sizeof(deflate_event))) {
             return PARSE_NO_MEMORY;
         }
         deflate_event *event = &segment->events[segment->event_count++];
@@ -541,7 +544,8 @@ static enum deflate_parse_status parse(deflate_segment *segment, bit_reader *rea
 
 enum deflate_parse_status deflate_parse(deflate_segment *segment) {
     bit_reader reader = {segment->data, segment->size, 0, 0, 0};
-    decoder *codes = malloc(sizeof *codes);
+    size_t room;
+    decoder *codes = scratch_take(sizeof *codes, &room);
     if (!codes) {
         return PARSE_NO_MEMORY;
     }
@@ -551,7 +555,7 @@ enum deflate_parse_status deflate_parse(deflate_segment *segment) {
     if (status == PARSE_OK) {
         status = parse(segment, &reader, codes);
     }
-    free(codes);
+    scratch_give(codes);
     if (status == PARSE_BAD && is_past_end(&reader)) {
         status = PARSE_NEED_DATA; /* what lies behind the end reads as zeros */
     }
@@ -559,7 +563,7 @@ enum deflate_parse_status deflate_parse(deflate_segment *segment) {
 }
 
 void deflate_segment_free(deflate_segment *segment) {
-    free(segment->plain);
-    free(segment->tokens);
-    free(segment->events);
+    scratch_give(segment->plain);
+    scratch_give(segment->tokens);
+    scratch_give(segment->events);
 }

@@ -49,7 +49,7 @@ typedef struct {
     size_t floor;    /* before this byte of `plain`, no match reaches */
     size_t wanted;   /* plain bytes: the segment ends with the first block behind them */
     size_t ahead;    /* plain bytes that are wanted behind the segment, of the same member */
-    /* out, from malloc */
+    /* out, from scratch_take */
     uint8_t *plain; /* the history, the segment, what is ahead */
     size_t plain_size, plain_room;
     size_t end; /* of the segment in `plain` */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "deflate_encoders.h"
+#include "scratch.h"
 
 enum {
     BLOCK = 65535,
@@ -107,7 +108,7 @@ table_model *table_model_new(const model_choice *choice, const model_text *text,
     size_t size = sizeof(table_model) + (BLOCK + ENCODER_SLACK) * sizeof(deflate_token) +
                   entries * sizeof(int32_t) + (is_go ? values * sizeof(uint32_t) : 0) +
                   (has_buckets ? entries * sizeof(encoder_bucket) : 0);
-    table_model *model = malloc(size);
+    table_model *model = scratch_take(size, &size);
     if (!model) {
         return NULL;
     }

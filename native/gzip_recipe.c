@@ -8,6 +8,7 @@
 #include "bytes.h"
 #include "deflate_write.h"
 #include "range_coder.h"
+#include "scratch.h"
 
 /* What the coder has learned of a segment; the number of a bit is the context it stands in. */
 typedef struct {
@@ -519,15 +520,12 @@ static int join_stored(join_state *join) {
 
 static int make_token_room(join_state *join, size_t count) {
     if (count > join->room || !join->tokens) {
-        size_t room = count > (1 << 16) ? count : 1 << 16;
-        deflate_token *grown = realloc(join->tokens, room * sizeof(deflate_token));
-        if (!grown) {
-            return GZIP_JOIN_NO_MEMORY;
-        }
-        join->tokens = grown;
-        join->room = room;
+        size_t wanted = count > (1 << 16) ? count : 1 << 16, bytes;
+        scratch_give(join->tokens);
+        join->tokens = scratch_take(wanted * sizeof(deflate_token), &bytes);
+        join->room = join->tokens ? bytes / sizeof(deflate_token) : 0;
     }
-    return 0;
+    return join->tokens ? 0 : GZIP_JOIN_NO_MEMORY;
 }
 
 /* The tokens of a block; returns how many, or what is wrong. */
@@ -742,7 +740,7 @@ static int join_segment(join_state *join) {
 
 static void join_free(join_state *join) {
     free(join->out.bytes);
-    free(join->tokens);
+    scratch_give(join->tokens);
     state_free(&join->state);
 }
 

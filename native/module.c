@@ -12,6 +12,7 @@
 #include "chunker.h"
 #include "gear.h"
 #include "gzip_recipe.h"
+#include "scratch.h"
 #include "simd.h"
 #include "tarscan.h"
 
@@ -359,8 +360,7 @@ static int get_split(PyObject *const *args, split_job *job, const Py_buffer *dat
 static enum deflate_parse_status run_split(split_job *job, const Py_buffer *history,
                                            const Py_buffer *header) {
     deflate_segment *segment = &job->segment;
-    segment->plain_room = segment->history + segment->wanted + SPLIT_ROOM;
-    segment->plain = malloc(segment->plain_room);
+    segment->plain = scratch_take(segment->history + segment->wanted + SPLIT_ROOM, &segment->plain_room);
     if (!segment->plain) {
         return PARSE_NO_MEMORY;
     }

@@ -61,7 +61,7 @@ _SEGMENT = np.dtype(
     ]
 )
 assert _SEGMENT.itemsize == 22
-_READ = 1 << 20
+_READ = 4 << 20  # what is left is copied at each read
 _MAX_DATA = 32 << 20  # compressed bytes that one segment may need
 _SAMPLE = 128 << 10  # plain bytes on which all models are tried
 _FINAL_SAMPLE = 3 << 20  # plain bytes on which the best ones are
@@ -346,28 +346,30 @@ class _Stream:
                 return _Found(end - self._bit, end, state, position, plain, ahead, recipe)
             if status != _NEED_DATA or self._is_last:
                 raise NotSplit("not gzip to its last byte")
-            if len(self._data) > _MAX_DATA:
+            have = len(self._data) - (self._bit >> 3)
+            if have > _MAX_DATA:
                 raise NotSplit("a deflate block is too large")
-            self._fill(2 * len(self._data))
+            self._fill(2 * have)
 
     def advance(self, found: _Found) -> None:
         """Go behind a segment."""
-        self._data = self._data[found.end >> 3 :]
-        self._bit = found.end & 7
+        self._bit = found.end
         self._state, self.position = found.state, found.position
         self._history = (self._history + found.plain[-HISTORY:])[-HISTORY:]
 
     def _fill(self, size: int) -> None:
         """Have this many bytes behind the next segment's first, if there are so many."""
-        parts = [self._data]
         have = len(self._data) - (self._bit >> 3)
+        if have >= size or self._is_last:
+            return
+        parts = [self._data[self._bit >> 3 :]]
         while have < size and not self._is_last:
             part = self._source.read(max(_READ, size - have))
             self._is_last = not part
             have += len(part)
             parts.append(part)
-        if len(parts) > 1:
-            self._data = b"".join(parts)
+        self._data = b"".join(parts)
+        self._bit &= 7
 
     def _first_header(self) -> bytes:
         """The usual header of ten bytes; longer ones stand in the recipe of their segment."""

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "../gzip_recipe.h"
+#include "../scratch.h"
 
 static const model_choice MODELS[] = {
     {MODEL_ZLIB, 1, 0},      {MODEL_ZLIB, 6, 0},       {MODEL_ZLIB, 9, 4096},       {MODEL_ZLIB, 2, 4096},
@@ -65,8 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t input_size) {
                                    .at_header = state & GZIP_AT_HEADER, .history = known,
                                    .floor = position < known ? known - (size_t)position : 0,
                                    .wanted = wanted, .ahead = AHEAD};
-        segment.plain_room = known + 64;
-        segment.plain = malloc(segment.plain_room);
+        segment.plain = scratch_take(known + 64, &segment.plain_room);
         memcpy(segment.plain, plain, known);
         uint8_t *recipe = NULL;
         size_t recipe_size = 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -234,6 +235,32 @@ def test_recipes_of_every_model_join_for_ever() -> None:
         recipe = decode_recipe(base64.b64decode(data))
         assert str(recipe.model) == name
         assert join_all(recipe, text) == blob, name
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [
+        (Family.ZLIB, "35e1ff7054c1d748438cfd4ed5adf8cb150a83cfb3f82e54794eabe5983e99a0"),
+        (Family.GO, "d59d1f30c97205e03db2f2c4856bb752bf00404d572200b0a5b21e5268a6a74a"),
+    ],
+)
+def test_where_searching_is_dear_the_recipe_is_as_ever(family: Family, recipe: str) -> None:
+    """Each byte is a literal and begins a long match, as no encoder with such a search writes it: what searches cost comes
+    near to what they may, and is counted. The digests are of the version that counted always."""
+    source = random.Random(3)
+    base = bytes(source.choices(range(97, 123), k=100))
+    parts = (
+        base[: 60 + source.randrange(40)] + bytes([source.randrange(256)]) for _ in range(1500)
+    )
+    encoder = zlib.compressobj(6, zlib.DEFLATED, 31, 8, zlib.Z_HUFFMAN_ONLY)
+    text = b"".join(parts)
+    blob = encoder.compress(text) + encoder.flush()
+    _, end, _, _, plain, _, body = kernels.gzip_split(
+        blob, 0, True, 1, b"", 0, 1 << 20, family, 6, 0, blob[:10]
+    )
+    assert plain == text
+    assert hashlib.sha256(body).hexdigest() == recipe
+    assert kernels.gzip_join(body, text, 0, len(text), 0, family, 6, 0, blob[:10], 0, end) == blob
 
 
 def test_the_pure_kernels_say_what_to_install() -> None:
