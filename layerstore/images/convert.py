@@ -104,11 +104,15 @@ def convert_blob(store: Store, session: WriteSession, digest: Digest) -> Convers
 def split_blob(source: Readable, size: int, patience_s: float = _PATIENCE_S) -> GzipRecipe:
     """The recipe of a blob of `size` bytes. Raises: NotSplit: there is none that is worth having; Unsupported.
 
-    With a blob that is made to cost time it ends after `patience_s` of processor time, and 4 s for each MB of it.
+    A blob that is made to cost time has none: it ends at the next read after `patience_s` of processor time, and 4 s for
+    each MB of the blob.
     """
     if size < SMALLEST:
         raise NotSplit(f"smaller than {SMALLEST} bytes")
-    return split_gzip(_Timed(source, patience_s))
+    timed = _Timed(source, patience_s)
+    recipe = split_gzip(timed)
+    timed.check()  # what took that long would take it again whenever the blob is read
+    return recipe
 
 
 class Splitting:
@@ -146,17 +150,22 @@ class Splitting:
 class _Timed:
     """A source that ends the splitting where it takes more time than that of any blob which an encoder made.
 
-    Time is the thread's own, looked at whenever it reads; it reads little at a time, as hostile blocks are tiny.
+    Time is the thread's own, looked at whenever it reads: what has been read is split first, up to a segment. It reads
+    little at a time, as hostile blocks are tiny.
     """
 
     def __init__(self, source: Readable, patience_s: float) -> None:
         self._source = source
         self._deadline_s = time.thread_time() + patience_s
 
-    def read(self, size: int, /) -> bytes:
-        """Give at most `size` bytes. Raises: NotSplit."""
+    def check(self) -> None:
+        """Raises: NotSplit: the time is over."""
         if time.thread_time() > self._deadline_s:
             raise NotSplit("takes too long to split")
+
+    def read(self, size: int, /) -> bytes:
+        """Give at most `size` bytes. Raises: as `check`."""
+        self.check()
         data = self._source.read(min(size, _MOST_READ))
         self._deadline_s += len(data) * _S_PER_MB / 1e6
         return data

@@ -85,8 +85,12 @@ def test_large_hostile_streams_end_when_patience_does(name: str) -> None:
     assert found["mib"] < MEMORY_MIB, found  # type: ignore[operator]
 
 
-def test_what_takes_too_long_is_not_split() -> None:
-    assert split_in_child("bomb", 1_000_000, -1, 1)["reason"] == "takes too long to split"
+@pytest.mark.parametrize(
+    "patience_s", [-1, 0.001]
+)  # over before the first read, and within the only segment
+def test_what_takes_too_long_is_not_split(patience_s: float) -> None:
+    found = split_in_child("empty fixed blocks", 3_000, patience_s, 20)
+    assert found["reason"] == "takes too long to split"
 
 
 @pytest.mark.parametrize("name", list(SMALL))
