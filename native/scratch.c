@@ -24,7 +24,7 @@ enum {
 };
 
 typedef struct {
-    _Alignas(64) size_t room;
+    _Alignas(max_align_t) size_t room;
 } header;
 
 static _Atomic(header *) slots[SLOTS];
