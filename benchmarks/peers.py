@@ -423,16 +423,27 @@ def _casync_show(inputs: Inputs, folder: Path, image: CorpusImage, target: Path)
 
 def _ostree(inputs: Inputs, folder: Path, images: Sequence[CorpusImage]) -> list[Command]:
     commit = ["ostree", f"--repo={folder}/store", "commit", "--skip-if-unchanged"]
-    return [
-        [
-            *commit,
-            f"--branch=layer/{layer.diff_id[7:]}",
-            "--tar-autocreate-parents",
-            f"--tree=tar={path}",
-        ]
-        for layer in _layers(images)
-        for path in [inputs.tars[layer.diff_id]]
-    ]
+    commands = []
+    for layer in _layers(images):
+        path = inputs.tars[layer.diff_id]
+        options = [f"--branch=layer/{layer.diff_id[7:]}", "--tar-autocreate-parents"]
+        devices, has_other_names = _not_for_ostree(path)
+        if has_other_names:
+            continue
+        if devices:
+            skipped = folder / f"{layer.diff_id[7:]}.skip"
+            skipped.write_text("".join(f"/{name}\n" for name in devices))
+            options.append(f"--skip-list={skipped}")
+        commands.append([*commit, *options, f"--tree=tar={path}"])
+    return commands
+
+
+def _not_for_ostree(path: Path) -> tuple[list[str], bool]:
+    """Devices and pipes of a tar, which it takes for errors; and whether there are names that are no UTF-8."""
+    with tarfile.open(path, encoding="utf-8", errors="surrogateescape") as tar:
+        members = tar.getmembers()
+    devices = [one.name.removeprefix("./") for one in members if one.isdev()]
+    return devices, any("\udc80" <= letter <= "\udcff" for one in members for letter in one.name)
 
 
 def _ostree_setup(folder: Path) -> list[Command]:
@@ -600,7 +611,8 @@ PEERS: dict[str, Peer] = {
         Peer("casync", "casync", ["--version"], PLAIN, _casync, show=_casync_show, is_slow=True),
         Peer(
             "ostree", "ostree", ["--version"], PLAIN, _ostree, _ostree_setup, _ostree_show,
-            is_slow=True, needs_root=True, note="bare repository: whole files, not compressed",
+            environment={"LC_ALL": "C.UTF-8"}, is_slow=True, needs_root=True,
+            note="bare repository: whole files, not compressed; no devices, no layers with names that are no UTF-8",
         ),
         Peer(
             "squashfs", "mksquashfs", ["-version"], TREES, _squashfs, show=_show_packed("squashfs"),

@@ -102,7 +102,7 @@ class _Files(NamedTuple):
 def compare(layers: Sequence[CutLayer], stacks: Sequence[Sequence[int]]) -> Comparison:
     """Compare images, each a stack of positions in `layers`.
 
-    Memory beside the lists: 24 bytes for each distinct chunk, 4 for each chunk of a layer and 4 for each of an image.
+    Memory beside the lists: 36 bytes for each distinct chunk, 4 for each chunk of a layer and 4 for each of an image.
     """
     files = _files(layers, stacks)  # first, as it gives its memory back
     numbered = number([layer.chunks for layer in layers])
