@@ -397,10 +397,17 @@ def _first_right(stream: _Stream) -> Model | None:
             usual, *others = _in_blocks(model)
             costs = _costs(stream, [usual], size)
             if model.family is Family.ZLIB or costs[usual] > _RIGHT:  # pgzip's is the usual block
-                costs |= _costs(stream, [model, *others], size)
+                rest = [other for other in (model, *others) if _may_win(stream, other, size, costs)]
+                costs |= _costs(stream, rest, size)
             best = min(sorted(costs), key=costs.__getitem__)
             return best if costs[best] <= _RIGHT_IN_ALL else None
     return None
+
+
+def _may_win(stream: _Stream, model: Model, size: int, costs: dict[Model, int]) -> bool:
+    """Whether a model may need less than these others: not if it needs more for a part of the same bytes already."""
+    enough = min(costs.values()) + _RIGHT  # how a sample ends makes some bytes of difference
+    return all(len(stream.split(model, part).recipe) <= enough for part in (size >> 3, size >> 1))
 
 
 def _with_blocks(models: list[Model]) -> list[Model]:
