@@ -197,10 +197,11 @@ class SnapshotDirectories:
             files.fsync_directory(self.root)
 
     def disown(self, snapshot_id: int) -> Path | None:
-        """Rename a snapshot's directory, so that `delete` can take its time; None if there is none."""
+        """Rename a snapshot's directory, so that `delete` can take its time; None if there is none. Raises: StoreFull."""
         gone = self.root / f"gone-{secrets.token_hex(8)}"
         try:
-            self.path(snapshot_id).rename(gone)
+            with files.no_room("rename the directory of a snapshot"):
+                self.path(snapshot_id).rename(gone)
         except FileNotFoundError:
             return None
         return gone

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
+from layerstore.errors import StoreFull
+from layerstore.store.layout import Layout
+from layerstore.store.snapstate import SnapshotDirectories
 from tests.faults.crash.disturb import DISTURBED, FAULTS, disturb
 from tests.faults.crash.operations import OPERATIONS
 
@@ -20,3 +27,20 @@ def test_error_at_a_call_is_typed_and_loses_nothing(name: str) -> None:
     problems = {str(fault): one.problems for fault, one in zip(faults, found, strict=True)}
     assert not any(problems.values()), problems
     assert sum(one.tried for one in found) > len(faults)
+
+
+def test_a_full_disk_that_has_no_room_for_a_new_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by `make faults`: call 26 of `snapshot remove, prune`."""
+    directories = SnapshotDirectories(Layout(tmp_path))
+    directories.make(1)
+
+    def full(path: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path, None, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(StoreFull):
+            directories.disown(1)
+    assert directories.disown(1) is not None
