@@ -37,6 +37,7 @@ typedef struct {
 typedef struct {
     uint32_t literals[LITERAL_ENTRIES];
     uint32_t distances[DISTANCE_ENTRIES];
+    int is_fixed; /* they are those of a fixed block, of which hostile streams have a million */
 } decoder;
 
 static void refill(bit_reader *reader) {
@@ -404,6 +405,9 @@ static enum deflate_parse_status parse_block(deflate_segment *segment, bit_reade
     if (event->type == DEFLATE_STORED) {
         return parse_stored(segment, reader, event);
     }
+    if (event->type == DEFLATE_FIXED && codes->is_fixed) {
+        return parse_tokens(segment, reader, codes, stop);
+    }
     if (event->type == DEFLATE_FIXED) {
         deflate_fixed_lengths(lengths);
     } else if (event->type == DEFLATE_DYNAMIC) {
@@ -418,6 +422,7 @@ static enum deflate_parse_status parse_block(deflate_segment *segment, bit_reade
     } else {
         return PARSE_BAD;
     }
+    codes->is_fixed = event->type == DEFLATE_FIXED;
     list_symbols(literals, distances);
     if (build(codes->literals, LITERAL_ROOT, lengths, literals, literal_count) ||
         build(codes->distances, DISTANCE_ROOT, lengths + literal_count, distances,
@@ -549,6 +554,7 @@ enum deflate_parse_status deflate_parse(deflate_segment *segment) {
     if (!codes) {
         return PARSE_NO_MEMORY;
     }
+    codes->is_fixed = 0;
     segment->plain_size = segment->history;
     seek(&reader, segment->bit);
     enum deflate_parse_status status = make_room(segment);

@@ -26,7 +26,7 @@ from layerstore import kernels
 from layerstore.errors import CorruptStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import numpy.typing as npt
 
@@ -73,6 +73,7 @@ _SMALL_RECIPE = 256  # bytes that any blob may need
 _MAX_RECIPE = 64 << 20  # bytes that whoever joins has in memory
 _MARGIN = 64 << 10
 _OK, _NEED_DATA = 0, 1
+_NOT_GZIP = "not gzip to its last byte, or with a block or header that no encoder writes"
 _AT_HEADER = 1
 
 
@@ -264,15 +265,17 @@ def describe(head: bytes) -> str:
     return str(Model(Family(family), level, block))
 
 
-def split_gzip(source: Readable) -> GzipRecipe:
+def split_gzip(source: Readable, check: Callable[[], None] = lambda: None) -> GzipRecipe:
     """Find the model of a blob and its recipe.
 
-    Memory beside the recipe is bounded: some 20 MiB for what encoders write, 32-64 MiB for hostile streams, whose blocks
-    are huge or expand without end.
+    `check` is called before each segment, and each time that one is tried with a model: what it raises ends the work.
+
+    Memory beside the recipe is bounded: some 20 MiB for what encoders write, up to 150 MiB for hostile streams, whose
+    blocks are huge or expand without end.
 
     Raises: NotSplit: not gzip to its last byte, or of no known encoder. Unsupported: no native kernels.
     """
-    stream = _Stream(source)
+    stream = _Stream(source, check)
     model = _choose(stream)
     rows: list[tuple[int, int, int, int, int]] = []
     bodies: list[bytes] = []
@@ -308,8 +311,8 @@ class _Found(NamedTuple):
 class _Stream:
     """Compressed bytes from where the next segment begins, and what a model needs to know of those before."""
 
-    def __init__(self, source: Readable) -> None:
-        self._source = source
+    def __init__(self, source: Readable, check: Callable[[], None]) -> None:
+        self._source, self._check = source, check
         self._data = b""
         self._is_last = False
         self._bit = 0
@@ -331,6 +334,7 @@ class _Stream:
         """
         self._fill(wanted + _MARGIN)
         while True:
+            self._check()
             status, end, state, position, plain, ahead, recipe = kernels.gzip_split(
                 self._data,
                 self._bit,
@@ -345,7 +349,7 @@ class _Stream:
             if status == _OK:
                 return _Found(end - self._bit, end, state, position, plain, ahead, recipe)
             if status != _NEED_DATA or self._is_last:
-                raise NotSplit("not gzip to its last byte")
+                raise NotSplit(_NOT_GZIP)
             have = len(self._data) - (self._bit >> 3)
             if have > _MAX_DATA:
                 raise NotSplit("a deflate block is too large")
@@ -379,7 +383,7 @@ class _Stream:
 def _choose(stream: _Stream) -> Model:
     """The model that foretells the beginning of a blob best."""
     if stream.is_done():
-        raise NotSplit("not gzip to its last byte")
+        raise NotSplit(_NOT_GZIP)
     if (first := _first_right(stream)) is not None:
         return first
     costs = _costs(stream, _CANDIDATES, _SAMPLE)

@@ -45,7 +45,6 @@ __all__ = [
 
 _PATIENCE_S = 30.0
 _S_PER_MB = 4.0  # slow machines need 2 with zlib's level 9 and text
-_MOST_READ = 64 << 10
 SMALLEST = 300  # bytes of a blob whose recipe, in a frame of its own, is clearly smaller
 
 
@@ -104,13 +103,13 @@ def convert_blob(store: Store, session: WriteSession, digest: Digest) -> Convers
 def split_blob(source: Readable, size: int, patience_s: float = _PATIENCE_S) -> GzipRecipe:
     """The recipe of a blob of `size` bytes. Raises: NotSplit: there is none that is worth having; Unsupported.
 
-    A blob that is made to cost time has none: it ends at the next read after `patience_s` of processor time, and 4 s for
-    each MB of the blob.
+    A blob that is made to cost time has none: it ends with the segment in which `patience_s` of processor time, and 4 s
+    for each MB of the blob, are over.
     """
     if size < SMALLEST:
         raise NotSplit(f"smaller than {SMALLEST} bytes")
     timed = _Timed(source, patience_s)
-    recipe = split_gzip(timed)
+    recipe = split_gzip(timed, timed.check)
     timed.check()  # what took that long would take it again whenever the blob is read
     return recipe
 
@@ -150,8 +149,7 @@ class Splitting:
 class _Timed:
     """A source that ends the splitting where it takes more time than that of any blob which an encoder made.
 
-    Time is the thread's own, looked at whenever it reads: what has been read is split first, up to a segment. It reads
-    little at a time, as hostile blocks are tiny.
+    Time is the thread's own, looked at before each segment and at the end, by `split_blob`.
     """
 
     def __init__(self, source: Readable, patience_s: float) -> None:
@@ -164,9 +162,8 @@ class _Timed:
             raise NotSplit("takes too long to split")
 
     def read(self, size: int, /) -> bytes:
-        """Give at most `size` bytes. Raises: as `check`."""
-        self.check()
-        data = self._source.read(min(size, _MOST_READ))
+        """Give at most `size` bytes, and more time for them."""
+        data = self._source.read(size)
         self._deadline_s += len(data) * _S_PER_MB / 1e6
         return data
 
