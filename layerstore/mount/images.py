@@ -258,6 +258,7 @@ def _add_data_image(
     image = write_data_image(DataFiles(hex_names, counts, spans), size, uuid)
     files.replace_file(places.data_image(number), image)
     files.fsync_directory(places.root)  # the folder itself may be new
+    image_hash = kernels.blake3(image)
     with store.write() as txn:
-        table.add_image(txn, number, kernels.blake3(image), names)
+        table.add_image(txn, number, image_hash, names)
     return number
