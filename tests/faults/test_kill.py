@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _KILLS = 10  # in each of five stores
 _LAYER = 700_000  # bytes
+_PATIENCE_S = 30.0
 
 # Children are forked from a server that has imported the package: starting one takes milliseconds.
 _children = multiprocessing.get_context("forkserver")
@@ -90,7 +92,11 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path, seed: int
         images = sample_images(seed * 100 + kill, count=6, layer_size=_LAYER)
         archives = [write_archive(tmp_path, image) for image in images]
         children = [_start(root, [archives[i] for i in half]) for half in halves]
-        time.sleep(rng.uniform(0, spread * 1.1))
+        if kill % 2:  # anywhere; else behind the first image that is acknowledged
+            time.sleep(rng.uniform(0, spread * 1.1))
+        else:
+            assert wait([told for _, told in children], _PATIENCE_S)
+            time.sleep(rng.uniform(0, spread / 8))
         for child, _ in children:
             child.kill()
         for (child, told), half in zip(children, halves, strict=True):
