@@ -102,8 +102,8 @@ class LayerstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec 
         return datetime.fromtimestamp(self.info(path)["mtime"], UTC)
 
     def sign(self, path: str, expiration: int = 100, **_: Any) -> NoReturn:
-        """There are no URLs."""
-        raise NotImplementedError
+        """There are no URLs: fsspec wants this error of filesystems without."""
+        raise NotImplementedError("files in images have no URLs to sign")
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> NoReturn:
         """Images are never written."""

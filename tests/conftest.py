@@ -91,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if shutil.which(program) is None:
                 lacking(f"{program} is not installed")
     if item.get_closest_marker("root") is not None and not _has_root():
-        pytest.skip("needs CAP_SYS_ADMIN")
+        lacking("this needs CAP_SYS_ADMIN")
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,13 @@ Source: Linux `include/uapi/linux/fuse.h`, protocol 7.31 and what later ones kee
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 import sys
 import threading
+from contextlib import suppress
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +54,8 @@ READ_IN = struct.Struct("<QQII")  # handle, offset, size, flags
 XATTR = struct.Struct("<II")
 DIRENT = struct.Struct("<QQII")  # node, offset of the next, name length, type
 STATFS = struct.Struct("<QQQQQIIII24x")
+
+_log = logging.getLogger(__name__)
 
 _VERSION = (7, 31)
 _FOREVER = (1 << 32) - 1  # seconds
@@ -111,7 +116,9 @@ class FuseServer:
             body = self._do(operation, node, request[IN_HEADER.size :])
         except _Refused as error:
             code = error.code
-        except Exception:  # damage, most likely; whatever it is, the one who reads must not hang
+        except Exception as error:  # whatever it is, the one who reads must not hang
+            is_known = isinstance(error, (LayerstoreError, OSError))
+            _log.error("operation %d: %s", operation, error, exc_info=not is_known)
             code = errno.EIO
         return OUT_HEADER.pack(OUT_HEADER.size + len(body), -code, unique) + body
 
@@ -255,6 +262,17 @@ def _fit(value: bytes, room: int) -> bytes:
     return value
 
 
+def _log_to_system(root: str) -> None:
+    """Nobody reads what a server prints: what it could not answer goes to the system's log, where there is one."""
+    handler: logging.Handler = logging.NullHandler()
+    with suppress(OSError):
+        handler = SysLogHandler("/dev/log")
+    name = root.replace("%", "%%")
+    handler.setFormatter(logging.Formatter(f"layerstore: fuse mount of {name}: %(message)s"))
+    _log.addHandler(handler)
+    _log.propagate = False
+
+
 def main() -> None:
     """Serve: ROOT CONNECTION DIFF-ID…; says "ready" on standard output, or what is wrong."""
     root, connection, *diff_ids = sys.argv[1:]
@@ -264,6 +282,7 @@ def main() -> None:
     except LayerstoreError as error:
         sys.exit(str(error))
     server = FuseServer(view, int(connection))
+    _log_to_system(root)
     os.write(1, b"ready\n")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)

@@ -26,6 +26,7 @@ from layerstore.limits import Limits
 from layerstore.store.check import verify_store
 from layerstore.store.store import Store
 from layerstore.tree import HOLE
+from tests.support.lacking import lacking
 from tests.support.layers import (
     Trickle,
     catalog_rows,
@@ -483,7 +484,7 @@ with Store(Path(sys.argv[1]), create=True) as store:
 
 def test_pure_and_native_kernels_store_the_same(tmp_path: Path) -> None:
     if kernels.NAME == "pure" and os.environ.get("LAYERSTORE_KERNELS") != "pure":
-        pytest.skip("the native kernels are not built")
+        lacking("the native kernels are not built")
     names = ["pure"] if kernels.NAME == "pure" else ["pure", "native"]
     printed = [
         subprocess.run(

@@ -16,6 +16,7 @@ from layerstore.mount.mounter import (
 from layerstore.mount.places import Places
 from layerstore.mount.sysfs import sysfs_name
 from layerstore.tree import Kind
+from tests.support.lacking import lacking
 from tests.support.mounts import (
     OVERLAYS,
     put_simple,
@@ -80,7 +81,7 @@ def test_frames_are_read_past_the_page_cache_and_far_ahead(store: Store, target:
         (target / "shared").read_bytes()
         assert resident_share(store.layout.chunks) == 0
         if not os.access("/sys/class/bdi", os.W_OK):
-            pytest.skip("sysfs is read-only here")
+            lacking("a writable sysfs is not there")
         kind, name = sysfs_name(Places.of(store.layout.root).data_mount(1))
         assert kind == "erofs"
         assert Path(f"/sys/class/bdi/{name}/read_ahead_kb").read_text() == "1024\n"

@@ -103,9 +103,12 @@ def test_reads(server: FuseServer, offset: int, size: int) -> None:
     assert _ask(server, READ, _node(server, b"a"), body) == (0, want)
 
 
-def test_damage_is_an_io_error(server: FuseServer) -> None:
+def test_damage_is_an_io_error_and_is_told(
+    server: FuseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     body = struct.pack("<QQIIQII", 0, 0, 10, 0, 0, 0, 0)
     assert _ask(server, READ, _node(server, b"bad"), body) == (-errno.EIO, b"")
+    assert caplog.messages == [f"operation {READ}: damaged"]
 
 
 @pytest.mark.parametrize(("operation", "head"), [(READDIR, 0), (READDIRPLUS, 128)])
